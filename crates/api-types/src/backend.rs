@@ -1,0 +1,23 @@
+//! Backends: what runs machines and makes images.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// One element of `GET /backends`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Backend {
+    #[schema(example = "qemu-kvm")]
+    pub name: String,
+    /// `built-in`, or the path of the plugin's file.
+    #[schema(example = "built-in")]
+    pub source: String,
+    /// `declared`, `loaded`, `started` or `quarantined`.
+    #[schema(example = "started")]
+    pub state: String,
+    /// This host can run machines with it.
+    pub usable: bool,
+    /// Why it is usable or not.
+    pub reason: String,
+    /// The one this daemon uses.
+    pub selected: bool,
+}
