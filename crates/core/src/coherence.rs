@@ -240,6 +240,39 @@ pub fn detect(recorded: &Recorded, sightings: &Sightings, now: Timestamp) -> Vec
         .collect()
 }
 
+/// What one look came to: all the engine learns from the observer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Look {
+    pub at: Timestamp,
+    pub incoherences: Vec<Incoherence>,
+    pub guests_ended: Vec<GuestEnded>,
+    /// Kinds that could not be decided, so that their absence proves nothing.
+    pub undecided: Vec<Kind>,
+}
+
+/// One whole look: everything found, and what could not be decided.
+pub fn look(recorded: &Recorded, sightings: &Sightings, now: Timestamp) -> Look {
+    Look {
+        at: now,
+        incoherences: detect(recorded, sightings, now),
+        guests_ended: guests_ended(recorded, sightings),
+        undecided: undecided(sightings),
+    }
+}
+
+/// The kinds that need something which could not be looked at.
+fn undecided(sightings: &Sightings) -> Vec<Kind> {
+    let unknown = |kind: &Kind| match kind {
+        Kind::VmProcessMissing | Kind::VmProcessUnexpected | Kind::ProcessOrphan => {
+            sightings.machines.known().is_none()
+        }
+        Kind::DiskFileMissing | Kind::FileOrphan => sightings.files.known().is_none(),
+        Kind::DiskAttachmentMismatch => false,
+        Kind::DeviceOrphan => sightings.devices.known().is_none(),
+    };
+    Kind::ALL.iter().copied().filter(unknown).collect()
+}
+
 fn vm_process_missing(recorded: &Recorded, sightings: &Sightings, _: Timestamp) -> Vec<Wrong> {
     recorded
         .vms

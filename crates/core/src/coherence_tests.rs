@@ -202,3 +202,12 @@ fn one_problem_keeps_its_fingerprint_and_two_have_two() {
     assert_eq!(first, later);
     assert_ne!(first[0], first[1]);
 }
+
+#[test]
+fn what_could_not_be_looked_at_decides_nothing() {
+    let records = recorded(vec![], vec![]);
+    assert_eq!(look(&records, &empty_host(), NOW).undecided, []);
+    let blind = look(&records, &Sightings::default(), NOW).undecided;
+    assert!(blind.contains(&Kind::VmProcessMissing) && blind.contains(&Kind::FileOrphan));
+    assert!(!blind.contains(&Kind::DiskAttachmentMismatch));
+}

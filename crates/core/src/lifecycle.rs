@@ -159,6 +159,52 @@ impl Denied {
     }
 }
 
+/// What a VM is once an operation of this verb has ended well; `None` for a verb that is not a VM's.
+pub fn vm_end(verb: Verb) -> Option<Done<VmState>> {
+    match verb {
+        Verb::VmStart | Verb::VmRestart | Verb::VmMarkRunning => {
+            Some(Done::State(VmState::Running))
+        }
+        Verb::VmStop
+        | Verb::VmKill
+        | Verb::VmMarkStopped
+        | Verb::VmStopStray
+        | Verb::VmGuestEnded => Some(Done::State(VmState::Stopped)),
+        Verb::VmDelete => Some(Done::Gone),
+        Verb::DiskCreate
+        | Verb::DiskAttach
+        | Verb::DiskDetach
+        | Verb::DiskDelete
+        | Verb::DiskMarkMissing
+        | Verb::DiskMarkAvailable
+        | Verb::ProcessKill
+        | Verb::FileQuarantine => None,
+    }
+}
+
+/// What a disk is once an operation of this verb, one that has steps, has ended well.
+pub fn disk_end(verb: Verb) -> Option<Done<DiskState>> {
+    match verb {
+        Verb::DiskCreate => Some(Done::State(DiskState::Available)),
+        Verb::DiskDelete => Some(Done::Gone),
+        Verb::VmStart
+        | Verb::VmStop
+        | Verb::VmRestart
+        | Verb::VmKill
+        | Verb::VmDelete
+        | Verb::VmMarkStopped
+        | Verb::VmMarkRunning
+        | Verb::VmStopStray
+        | Verb::VmGuestEnded
+        | Verb::DiskAttach
+        | Verb::DiskDetach
+        | Verb::DiskMarkMissing
+        | Verb::DiskMarkAvailable
+        | Verb::ProcessKill
+        | Verb::FileQuarantine => None,
+    }
+}
+
 type Decided<S> = Result<Option<Transition<S>>, Denied>;
 
 fn to<S>(next: S, steps: Vec<Step>, done: S) -> Decided<S> {
@@ -426,6 +472,29 @@ fn delete_image(holder: Option<VmId>, vm_state: Option<&VmState>) -> Decided<Dis
 /// The steps of an operation that makes a disk.
 pub fn disk_creation() -> Vec<Step> {
     vec![Step::new(Effect::CreateImage, Some(Effect::DeleteImage))]
+}
+
+/// The steps of an operation on something that has no record; `None` for any other verb.
+pub fn stray_steps(verb: Verb) -> Option<Vec<Step>> {
+    match verb {
+        Verb::ProcessKill => Some(vec![Step::new(Effect::Kill, None)]),
+        Verb::FileQuarantine => Some(vec![Step::new(Effect::QuarantineFile, None)]),
+        Verb::VmStart
+        | Verb::VmStop
+        | Verb::VmRestart
+        | Verb::VmKill
+        | Verb::VmDelete
+        | Verb::VmMarkStopped
+        | Verb::VmMarkRunning
+        | Verb::VmStopStray
+        | Verb::VmGuestEnded
+        | Verb::DiskCreate
+        | Verb::DiskAttach
+        | Verb::DiskDetach
+        | Verb::DiskDelete
+        | Verb::DiskMarkMissing
+        | Verb::DiskMarkAvailable => None,
+    }
 }
 
 #[cfg(test)]

@@ -104,6 +104,16 @@ fn every_pair_of_state_and_command_has_the_outcome_of_the_table() {
 }
 
 #[test]
+fn where_a_command_ends_depends_on_its_verb_alone() {
+    for state in states() {
+        for command in VmCommand::ALL {
+            let Ok(Some(transition)) = decide_vm(&state, command) else { continue };
+            assert_eq!(Some(transition.done), vm_end(command.verb()), "{state:?} {command:?}");
+        }
+    }
+}
+
+#[test]
 fn every_step_that_makes_something_names_its_undo_or_outlives_failure_on_purpose() {
     for state in states() {
         for command in VmCommand::ALL {
