@@ -1,0 +1,24 @@
+//! The guests that the demo and the tests run: a tiny one assembled from this repository and a real
+//! Linux made of the distribution's packages.
+
+mod archive;
+mod linux;
+mod modules;
+mod tiny;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::tree::Tree;
+
+/// Builds both guests and gives the folder that holds them.
+pub(crate) fn build(tree: &Tree) -> Result<PathBuf> {
+    let folder = tree.target.join("guests");
+    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    tiny::build(tree, &folder)?;
+    linux::build(tree, &folder)?;
+    println!("guests: {}", folder.display());
+    Ok(folder)
+}

@@ -1,0 +1,85 @@
+//! The chores of this repository as commands: set-up, building, the demo and the tests. Not part of
+//! what is shipped: everything here can be done by hand with cargo and apt.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to a terminal")]
+
+mod demo;
+mod guests;
+mod packages;
+mod plugins;
+mod policies;
+mod run;
+mod test;
+mod tree;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::tree::{Profile, Tree};
+
+/// Sets up, builds, shows and tests vman.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Installs the system packages that are missing.
+    Setup(Consent),
+    /// Builds the policies into <target>/policies.
+    Policies,
+    /// Builds the guests that the demo and the tests run into <target>/guests.
+    Guests,
+    /// Builds the backends as files into <target>/plugins.
+    Plugins,
+    /// Builds the vman program in release profile, and the policies.
+    Build,
+    /// Boots, kills, repairs, stops and deletes a real machine, and tells how it went.
+    Demo(Consent),
+    /// Runs all tests.
+    Test {
+        #[command(flatten)]
+        consent: Consent,
+        /// Arguments for `cargo nextest run`, or for `cargo test` where nextest is absent.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Consent {
+    /// Installs missing system packages without asking.
+    #[arg(long)]
+    yes: bool,
+}
+
+fn main() -> ExitCode {
+    match carry_out(Arguments::parse().chore) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(chore: Chore) -> anyhow::Result<()> {
+    let tree = Tree::find()?;
+    match chore {
+        Chore::Setup(consent) => packages::ensure(consent.yes),
+        Chore::Policies => policies::build(&tree).map(drop),
+        Chore::Guests => guests::build(&tree).map(drop),
+        Chore::Plugins => plugins::build(&tree).map(drop),
+        Chore::Build => {
+            policies::build(&tree)?;
+            let program = tree.build_vman(Profile::Release)?;
+            println!("built {}", program.display());
+            Ok(())
+        }
+        Chore::Demo(consent) => demo::show(&tree, consent.yes),
+        Chore::Test { consent, arguments } => test::run(&tree, consent.yes, &arguments),
+    }
+}

@@ -1,0 +1,67 @@
+//! What tests wrote down about machines that they started on real QEMU, and about what could not
+//! run on this host. A line is `<backend> <test>` or `skipped <test and reason>`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// The counts.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Machines by backend.
+    machines: BTreeMap<String, usize>,
+    tests: BTreeSet<String>,
+    skipped: BTreeSet<String>,
+}
+
+impl Tally {
+    /// Counts the lines.
+    pub(super) fn parse(text: &str) -> Self {
+        let mut tally = Self::default();
+        for (backend, test) in text.lines().filter_map(|line| line.trim().split_once(' ')) {
+            if backend == "skipped" {
+                tally.skipped.insert(test.to_owned());
+            } else {
+                *tally.machines.entry(backend.to_owned()).or_default() += 1;
+                tally.tests.insert(test.to_owned());
+            }
+        }
+        tally
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let machines: usize = self.machines.values().sum();
+        let backends = self.machines.iter().map(|(name, count)| format!("{name} {count}"));
+        let backends: Vec<String> = backends.collect();
+        let (tests, skipped) = (self.tests.len(), self.skipped.len());
+        write!(f, "real QEMU: {machines} machines in {tests} tests")?;
+        if !backends.is_empty() {
+            write!(f, " ({})", backends.join(", "))?;
+        }
+        write!(f, "; could not run here: {skipped}")?;
+        for test in &self.skipped {
+            write!(f, "\n  {test}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_are_counted_by_backend_and_tests_once() {
+        let tally = Tally::parse("tcg a\ntcg a\nkvm b\nskipped c: no tap here\n");
+        let text = "real QEMU: 3 machines in 2 tests (kvm 1, tcg 2); could not run here: 1\n  \
+                    c: no tap here";
+        assert_eq!(tally.to_string(), text);
+    }
+
+    #[test]
+    fn no_machine_at_all_is_said_as_such() {
+        let text = "real QEMU: 0 machines in 0 tests; could not run here: 0";
+        assert_eq!(Tally::parse("\n").to_string(), text);
+    }
+}
