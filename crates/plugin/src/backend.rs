@@ -1,0 +1,182 @@
+//! The trait a plugin author implements, and its errors. How a verb reaches the implementation
+//! (linked in or from a file) is not told here.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::message::{
+    BackendConfig, Event, ImageInfo, ImageRef, ImageSpec, Machine, MachineSighting, MachineSpec,
+    Manifest, Probe, Survey,
+};
+
+/// Runs machines and makes images.
+///
+/// Every verb is **idempotent**: the host repeats one whose answer it lost (it was killed, or the
+/// plugin was). Verbs of different machines may run at the same time; verbs of one machine never
+/// do, but for [`survey`](Self::survey), which must never wait for a machine: it answers from what
+/// is known. The host gives each verb a deadline and drops its future when it has passed; what is
+/// half done then is found by `survey` or by the verb's repetition.
+///
+/// Machines outlive the instance and the host: nothing here may end one but `quit` and `kill`.
+#[async_trait]
+pub trait Backend: Send + Sync + Sized + 'static {
+    /// Called without an instance, any number of times; always the same.
+    fn manifest() -> Manifest;
+
+    /// Makes an instance. Must return at once and touch no machine; runs inside the instance's
+    /// own tokio runtime. An error names the setting and what to put there.
+    fn create(config: BackendConfig, context: BackendContext) -> Result<Self, BackendError>;
+
+    /// Can this host run machines with this backend? Tries it rather than guessing. An error means
+    /// that it could not be found out.
+    async fn probe(&self) -> Result<Probe, BackendError>;
+
+    /// Starts a machine and returns once it answers on its control channel. If a machine of this
+    /// id already lives it is returned as it is. On failure nothing of it is left running.
+    async fn launch(&self, spec: MachineSpec) -> Result<Machine, BackendError>;
+
+    /// Finds a machine again after the host restarted: takes up its control channel and its
+    /// events. [`ErrorCode::NotFound`] if it is gone, or if another process now has its pid.
+    async fn reattach(&self, machine: Machine) -> Result<MachineSighting, BackendError>;
+
+    /// Presses the power button: asks the guest to power off, and returns without waiting for it.
+    /// `NotFound` if the machine is gone.
+    async fn power_button(&self, id: Uuid) -> Result<(), BackendError>;
+
+    /// Ends the machine through its control channel, flushing what the hypervisor holds. Done when
+    /// it is gone; a machine that is already gone is a success.
+    async fn quit(&self, id: Uuid) -> Result<(), BackendError>;
+
+    /// Ends the machine without its help. Done when it is gone; already gone is a success. Signals
+    /// nothing but a process verified to be this machine.
+    async fn kill(&self, id: Uuid) -> Result<(), BackendError>;
+
+    /// Makes an image. One that is already there with this format and size is a success; with
+    /// another, [`ErrorCode::Conflict`]. Never overwrites.
+    async fn create_image(&self, spec: ImageSpec) -> Result<(), BackendError>;
+
+    /// Reads an image's format and sizes, also while a machine has it open. `NotFound` if the file
+    /// is not there, `Conflict` if it is of another format.
+    async fn inspect_image(&self, image: ImageRef) -> Result<ImageInfo, BackendError>;
+
+    /// Removes an image; already gone is a success.
+    async fn delete_image(&self, image: ImageRef) -> Result<(), BackendError>;
+
+    /// Lists every living machine below the instance's folder, whoever started it. An error means
+    /// that the host could not be looked at: nothing may then be called absent.
+    async fn survey(&self) -> Result<Survey, BackendError>;
+}
+
+type LogFunction = dyn Fn(LogLevel, &str) + Send + Sync;
+
+/// What a backend may do to its host: tell events and log. Cheap to clone.
+#[derive(Clone)]
+pub struct BackendContext {
+    emit: Arc<dyn Fn(Event) + Send + Sync>,
+    log: Arc<LogFunction>,
+}
+
+impl BackendContext {
+    /// `emit` must not block. Log lines go nowhere until [`with_log`](Self::with_log).
+    pub fn new(emit: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        Self { emit: Arc::new(emit), log: Arc::new(|_, _| {}) }
+    }
+
+    /// `log` must not block.
+    #[must_use]
+    pub fn with_log(self, log: impl Fn(LogLevel, &str) + Send + Sync + 'static) -> Self {
+        Self { log: Arc::new(log), ..self }
+    }
+
+    /// Tells the host; never blocks and never fails: an event is only a hint.
+    pub fn emit(&self, event: Event) {
+        (self.emit)(event);
+    }
+
+    /// Writes one line to the host's log. The plugin's own `tracing` events do not get there: a
+    /// plugin built as a file has a `tracing` of its own.
+    pub fn log(&self, level: LogLevel, message: &str) {
+        (self.log)(level, message);
+    }
+}
+
+impl fmt::Debug for BackendContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BackendContext")
+    }
+}
+
+/// How much a log line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+impl LogLevel {
+    /// As it crosses the border.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Self::Error => 1,
+            Self::Warn => 2,
+            Self::Info => 3,
+            Self::Debug => 4,
+        }
+    }
+
+    /// A number this host does not know is shown rather than lost.
+    #[cfg(feature = "host")]
+    pub(crate) fn from_number(number: u32) -> Self {
+        match number {
+            1 => Self::Error,
+            2 => Self::Warn,
+            4 => Self::Debug,
+            _ => Self::Info,
+        }
+    }
+}
+
+/// Why a verb failed: a code the host acts on, and a sentence for people that names what failed,
+/// on what, why, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct BackendError {
+    pub code: ErrorCode,
+    pub message: String,
+}
+
+impl BackendError {
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// An open set: a code unknown to the reader becomes [`ErrorCode::Other`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// The request is not one this backend can carry out; repeating it is in vain.
+    Invalid,
+    NotFound,
+    /// Something else is there already.
+    Conflict,
+    /// The operation's name is not known to this backend.
+    Unsupported,
+    /// A machine or a program did not answer in time.
+    Timeout,
+    /// The hypervisor or the host refused; the message has its own words.
+    Failed,
+    /// The verb panicked; the instance is no longer used.
+    Panicked,
+    /// The plugin broke the contract, or its instance is poisoned.
+    Broken,
+    #[serde(other)]
+    Other,
+}

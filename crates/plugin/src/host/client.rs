@@ -1,0 +1,264 @@
+//! Calls the verbs of one instance, each within a deadline. It repeats nothing and decides
+//! nothing: what a failure means for a machine is its caller's business.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+use uuid::Uuid;
+
+use super::link::{Shared, error_from};
+use super::slots::{Answer, MAX_OPERATIONS};
+use super::worker::Order;
+use crate::wire::{MAX_MESSAGE_BYTES, MachineParams, NoParams, Request, STATUS_OK, op};
+use crate::{
+    BackendError, ErrorCode, ImageInfo, ImageRef, ImageSpec, Machine, MachineSighting, MachineSpec,
+    Manifest, Probe, Survey,
+};
+
+/// Deadlines of the verbs, unless [`Client::with_deadline`] says otherwise.
+const PROBE_DEADLINE: Duration = Duration::from_secs(30);
+const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
+const REATTACH_DEADLINE: Duration = Duration::from_secs(10);
+const POWER_BUTTON_DEADLINE: Duration = Duration::from_secs(10);
+const QUIT_DEADLINE: Duration = Duration::from_secs(30);
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+const CREATE_IMAGE_DEADLINE: Duration = Duration::from_secs(60);
+const INSPECT_IMAGE_DEADLINE: Duration = Duration::from_secs(10);
+const DELETE_IMAGE_DEADLINE: Duration = Duration::from_secs(60);
+const SURVEY_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a cancelled operation has to say that it ended.
+const CANCEL_GRACE: Duration = Duration::from_secs(1);
+
+/// An instance of a backend; a clone is the same instance. The verbs are those of
+/// [`Backend`](crate::Backend), where they are told. Needs a tokio runtime with time.
+///
+/// A verb that does not end in time is cancelled and fails with [`ErrorCode::Timeout`]; so is one
+/// whose future is dropped. At most 256 are under way at the same time, among them those that
+/// were cancelled and have not ended.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+    deadline: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    orders: SyncSender<Order>,
+    manifest: Arc<Manifest>,
+    poisoned: AtomicBool,
+    abandoned: AtomicU64,
+}
+
+/// What an instance's calls came to that nobody waited for. Each only grows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Answers that came late or twice.
+    pub answers: u64,
+    /// Events that did not parse or found the channel full or closed.
+    pub events: u64,
+    /// Operations that did not even end when they were cancelled: something hangs in there.
+    pub operations: u64,
+}
+
+impl Client {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        orders: SyncSender<Order>,
+        manifest: Arc<Manifest>,
+    ) -> Self {
+        let inner = Inner {
+            shared,
+            orders,
+            manifest,
+            poisoned: AtomicBool::new(false),
+            abandoned: AtomicU64::new(0),
+        };
+        Self { inner: Arc::new(inner), deadline: None }
+    }
+
+    /// The same instance, with this deadline for every verb.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { inner: Arc::clone(&self.inner), deadline: Some(deadline) }
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.inner.manifest
+    }
+
+    /// True once a verb panicked: every further one fails, and the instance must be replaced
+    /// by [`Offer::start`](super::Offer::start).
+    pub fn poisoned(&self) -> bool {
+        self.inner.poisoned.load(Ordering::Acquire)
+    }
+
+    pub fn dropped(&self) -> Dropped {
+        Dropped {
+            answers: self.inner.shared.dropped_answers.load(Ordering::Relaxed),
+            events: self.inner.shared.dropped_events.load(Ordering::Relaxed),
+            operations: self.inner.abandoned.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The number it calls the host by.
+    #[cfg(test)]
+    pub(crate) fn instance(&self) -> u64 {
+        self.inner.shared.number
+    }
+
+    pub async fn probe(&self) -> Result<Probe, BackendError> {
+        self.call(op::PROBE, PROBE_DEADLINE, NoParams {}).await
+    }
+
+    pub async fn launch(&self, spec: MachineSpec) -> Result<Machine, BackendError> {
+        self.call(op::LAUNCH, LAUNCH_DEADLINE, spec).await
+    }
+
+    pub async fn reattach(&self, machine: Machine) -> Result<MachineSighting, BackendError> {
+        self.call(op::REATTACH, REATTACH_DEADLINE, machine).await
+    }
+
+    pub async fn power_button(&self, id: Uuid) -> Result<(), BackendError> {
+        self.call(op::POWER_BUTTON, POWER_BUTTON_DEADLINE, MachineParams { id }).await
+    }
+
+    pub async fn quit(&self, id: Uuid) -> Result<(), BackendError> {
+        self.call(op::QUIT, QUIT_DEADLINE, MachineParams { id }).await
+    }
+
+    pub async fn kill(&self, id: Uuid) -> Result<(), BackendError> {
+        self.call(op::KILL, KILL_DEADLINE, MachineParams { id }).await
+    }
+
+    pub async fn create_image(&self, spec: ImageSpec) -> Result<(), BackendError> {
+        self.call(op::CREATE_IMAGE, CREATE_IMAGE_DEADLINE, spec).await
+    }
+
+    pub async fn inspect_image(&self, image: ImageRef) -> Result<ImageInfo, BackendError> {
+        self.call(op::INSPECT_IMAGE, INSPECT_IMAGE_DEADLINE, image).await
+    }
+
+    pub async fn delete_image(&self, image: ImageRef) -> Result<(), BackendError> {
+        self.call(op::DELETE_IMAGE, DELETE_IMAGE_DEADLINE, image).await
+    }
+
+    pub async fn survey(&self) -> Result<Survey, BackendError> {
+        self.call(op::SURVEY, SURVEY_DEADLINE, NoParams {}).await
+    }
+
+    pub(crate) async fn call<P: Serialize, R: DeserializeOwned>(
+        &self,
+        op: &str,
+        deadline: Duration,
+        params: P,
+    ) -> Result<R, BackendError> {
+        let deadline = self.deadline.unwrap_or(deadline);
+        let request = serde_json::to_vec(&Request { op, params })
+            .map_err(|error| self.error(ErrorCode::Invalid, op, &error.to_string()))?;
+        let mut pending = self.submit(op, request)?;
+        if let Ok(answer) = timeout(deadline, &mut pending.answer).await {
+            let answer = answer.map_err(|_| self.error(ErrorCode::Broken, op, "nobody answers"))?;
+            pending.ended = true;
+            return self.read(op, answer);
+        }
+        // What it says in the grace counts, unless it says no more than that it was cancelled.
+        let last = pending.cancelled().await.map(|answer| self.read(op, answer));
+        match last {
+            Some(Ok(result)) => Ok(result),
+            Some(Err(error)) if error.code != ErrorCode::Timeout => Err(error),
+            Some(Err(_)) | None => {
+                let why = format!("it did not end within {deadline:?} and was cancelled");
+                Err(self.error(ErrorCode::Timeout, op, &why))
+            }
+        }
+    }
+
+    fn submit(&self, op: &str, request: Vec<u8>) -> Result<Pending, BackendError> {
+        if request.len() > MAX_MESSAGE_BYTES {
+            let why = format!("the request is longer than {MAX_MESSAGE_BYTES} bytes");
+            return Err(self.error(ErrorCode::Invalid, op, &why));
+        }
+        let (number, answer) = self.inner.shared.slots.begin().ok_or_else(|| {
+            let why = format!("{MAX_OPERATIONS} operations are under way already; try again later");
+            self.error(ErrorCode::Failed, op, &why)
+        })?;
+        let pending = Pending { inner: Arc::clone(&self.inner), op: number, answer, ended: false };
+        let order = Order::Submit { op: number, request };
+        self.inner.orders.try_send(order).map_err(|error| {
+            let why = match error {
+                TrySendError::Full(_) => "its queue is full",
+                TrySendError::Disconnected(_) => "the instance has ended",
+            };
+            self.error(ErrorCode::Broken, op, why)
+        })?;
+        Ok(pending)
+    }
+
+    fn read<R: DeserializeOwned>(&self, op: &str, answer: Answer) -> Result<R, BackendError> {
+        let json = answer.json.ok_or_else(|| {
+            let why = format!("the answer is longer than {MAX_MESSAGE_BYTES} bytes");
+            self.error(ErrorCode::Broken, op, &why)
+        })?;
+        if answer.status == STATUS_OK {
+            return serde_json::from_slice(&json).map_err(|error| {
+                let why = format!("the answer does not parse: {error}");
+                self.error(ErrorCode::Broken, op, &why)
+            });
+        }
+        let error = error_from(&json);
+        if error.code == ErrorCode::Panicked {
+            self.inner.poisoned.store(true, Ordering::Release);
+        }
+        Err(error)
+    }
+
+    fn error(&self, code: ErrorCode, op: &str, why: &str) -> BackendError {
+        BackendError::new(code, format!("{}: `{op}`: {why}", self.inner.manifest.name))
+    }
+}
+
+/// An operation that waits for its answer; dropped before that, it is cancelled.
+#[derive(Debug)]
+struct Pending {
+    inner: Arc<Inner>,
+    op: u64,
+    answer: oneshot::Receiver<Answer>,
+    ended: bool,
+}
+
+impl Pending {
+    /// Cancels it and waits a little, so that nothing of it runs on when its caller goes on.
+    async fn cancelled(&mut self) -> Option<Answer> {
+        self.cancel();
+        let ends = Instant::now() + CANCEL_GRACE;
+        let answer = timeout_at(ends, &mut self.answer).await;
+        self.ended = true;
+        if let Ok(answer) = answer {
+            return answer.ok();
+        }
+        if self.inner.shared.slots.abandon(self.op) {
+            self.inner.abandoned.fetch_add(1, Ordering::Relaxed);
+        }
+        None
+    }
+
+    fn cancel(&self) {
+        // The queue has room for it; only an instance that has ended does not take it.
+        let _ = self.inner.orders.try_send(Order::Cancel { op: self.op });
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.ended && self.inner.shared.slots.abandon(self.op) {
+            self.cancel();
+        }
+    }
+}

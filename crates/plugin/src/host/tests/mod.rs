@@ -1,0 +1,19 @@
+//! The host against plugins that break the contract. Faithful backends are tested where they live.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::BackendConfig;
+
+mod files;
+mod handmade;
+mod odd;
+
+/// Longer than anything here takes, on any machine.
+const SOON: Duration = Duration::from_secs(20);
+
+fn config(settings: Value) -> BackendConfig {
+    BackendConfig { machines_dir: PathBuf::from("/nonexistent"), settings }
+}

@@ -1,0 +1,86 @@
+//! Who could have written a plugin file: loading it runs its code as this user. Says nothing of
+//! what the code does; a plugin loaded into the daemon is trusted wholly.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::LoadError;
+
+/// Writable by group or by anyone.
+const FOREIGN_WRITE: u32 = 0o022;
+/// In a folder with this bit nobody replaces another's file.
+const STICKY: u32 = 0o1000;
+
+/// The file's real path, if nobody but root and this user can change or replace the file.
+pub(crate) fn trusted(path: &Path) -> Result<PathBuf, LoadError> {
+    let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
+    let real = path.canonicalize().map_err(unreadable)?;
+    let file = real.metadata().map_err(unreadable)?;
+    let folder = real.parent().unwrap_or(Path::new("/"));
+    let folder_data = folder.metadata().map_err(unreadable)?;
+    let doubt = if !file.is_file() {
+        Some("it is not a file".to_owned())
+    } else {
+        let us = rustix::process::geteuid().as_raw();
+        doubt((file.uid(), file.mode()), us, &real, false)
+            .or_else(|| doubt((folder_data.uid(), folder_data.mode()), us, folder, true))
+    };
+    match doubt {
+        None => Ok(real),
+        Some(why) => Err(LoadError::Untrusted { path: path.to_owned(), why }),
+    }
+}
+
+fn doubt((owner, mode): (u32, u32), us: u32, path: &Path, sticky_counts: bool) -> Option<String> {
+    let path = path.display();
+    if owner != 0 && owner != us {
+        return Some(format!(
+            "{path} belongs to uid {owner}, but only root and uid {us} (this process) may own it; \
+             if you trust it: chown {us} {path}"
+        ));
+    }
+    let open = mode & FOREIGN_WRITE != 0 && !(sticky_counts && mode & STICKY != 0);
+    open.then(|| {
+        format!(
+            "{path} has mode {:04o}, so others can write to it; \
+             if you trust it: chmod go-w {path}",
+            mode & 0o7777
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_that_nobody_else_can_change_is_trusted() {
+        let path = Path::new("/p/x.so");
+        for (owner, mode, us, in_sticky, trusted) in [
+            (0, 0o100_755, 1000, false, true),
+            (1000, 0o100_700, 1000, false, true),
+            (1000, 0o100_755, 0, false, false),
+            (1001, 0o100_755, 1000, false, false),
+            (0, 0o100_775, 0, false, false),
+            (0, 0o100_757, 0, false, false),
+            (0, 0o101_777, 0, false, false),
+            (0, 0o041_777, 1000, true, true),
+            (0, 0o040_777, 1000, true, false),
+        ] {
+            let doubt = doubt((owner, mode), us, path, in_sticky);
+            assert_eq!(doubt.is_none(), trusted, "{owner} {mode:o} {us}: {doubt:?}");
+        }
+    }
+
+    #[test]
+    fn a_doubt_names_the_path_both_sides_and_the_way_out() {
+        let owner = doubt((7, 0o100_755), 5, Path::new("/p/x.so"), false).unwrap();
+        for part in ["/p/x.so", "uid 7", "uid 5", "chown 5 /p/x.so"] {
+            assert!(owner.contains(part), "{part} in {owner}");
+        }
+        let mode = doubt((5, 0o100_766), 5, Path::new("/p/x.so"), false).unwrap();
+        for part in ["/p/x.so", "0766", "chmod go-w /p/x.so"] {
+            assert!(mode.contains(part), "{part} in {mode}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The backend contract, both sides: what a plugin author implements (`Backend`), the messages
+//! and the C ABI between a plugin and its host, and (feature `host`) the registry and loader the
+//! daemon uses. It knows nothing of vman's records, policies or API, and runs no machine itself.
+
+mod abi;
+mod backend;
+mod export;
+#[cfg(feature = "host")]
+pub mod host;
+mod instance;
+mod message;
+mod wire;
+
+pub use backend::{Backend, BackendContext, BackendError, ErrorCode, LogLevel};
+pub use message::{
+    BackendConfig, Boot, Capabilities, Control, DiskSpec, Event, ImageFormat, ImageInfo, ImageRef,
+    ImageSpec, Machine, MachineSighting, MachineSpec, Manifest, Nic, Probe, ProcessIdentity,
+    RunState, Survey,
+};
+
+/// For `export_backend!` alone.
+#[doc(hidden)]
+pub mod __private {
+    pub use inventory;
+
+    pub use crate::abi::{PluginTable, TableCell};
+    pub use crate::export::StaticBackend;
+}
