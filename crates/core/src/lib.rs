@@ -19,5 +19,6 @@ pub mod ports;
 pub mod repair;
 pub mod sighting;
 pub mod template;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod vm;
