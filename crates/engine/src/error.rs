@@ -1,0 +1,29 @@
+//! Why the engine did not let a request in. What an operation failed with is in its record.
+
+use thiserror::Error;
+use vman_core::ident::Name;
+use vman_core::lifecycle::Denied;
+use vman_core::operation::Subject;
+use vman_core::ports::RecordError;
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("{0} does not exist")]
+    NotFound(Subject),
+    #[error("template {0} does not exist; see the list of templates, or make it first")]
+    NoTemplate(Name),
+    /// It conflicts with the present state.
+    #[error("{subject} is {state}: {denied}")]
+    Denied { subject: Subject, state: &'static str, denied: Denied },
+    #[error("subnet {0} has no free address; delete a VM, or configure a larger subnet")]
+    PoolExhausted(String),
+    #[error("VM {0} has no free device letter; detach a disk first, or ask for a mount point")]
+    NoFreeMountPoint(vman_core::ident::VmId),
+    #[error("{0} has too many operations waiting; wait for them to end")]
+    Full(Subject),
+    /// Others changed the record faster than this request could be decided.
+    #[error("{0} is being changed by others; try again")]
+    Contended(Subject),
+}

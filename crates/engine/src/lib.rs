@@ -1,0 +1,193 @@
+//! The one writer: every change of the records and of the host goes through here.
+//!
+//! ```text
+//!  command ──▶ gate ──▶ records (new state + operation, one transaction) ──▶ 202
+//!                          │ nudge
+//!                          ▼
+//!                  one driver per subject ──▶ effects, each idempotent, undone in reverse
+//!                          │
+//!                          ▼
+//!                  records (end state, if nobody asked for another since)
+//!
+//!  look ──▶ repair ──▶ issues ──▶ judge ──▶ the chosen candidate, as a command ──▶ gate
+//! ```
+//!
+//! The engine knows no hypervisor, no SQL, no HTTP and no WASM: it sees the ports of `vman-core`.
+//! A user's command and a repair's are the same command with another reason.
+
+mod driver;
+mod error;
+mod gate;
+mod operation;
+mod repair;
+mod target;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use vman_core::disk::{ImageFormat, MountPoint};
+use vman_core::ident::{Name, OperationId};
+use vman_core::network::Network;
+use vman_core::operation::Operation;
+use vman_core::ports::{Apply, Clock, Judge, Recall, Record, RecordError};
+use vman_core::template::Boot;
+
+pub use error::EngineError;
+pub use repair::RepairLoop;
+
+/// What the engine needs of the rest of vman.
+pub struct Ports {
+    pub record: Arc<dyn Record>,
+    /// Carries out network effects.
+    pub network: Arc<dyn Apply>,
+    /// Carries out every other effect.
+    pub operator: Arc<dyn Apply>,
+    pub judge: Arc<dyn Judge>,
+    pub clock: Arc<dyn Clock>,
+    /// Makes the observer look soon. A bare signal, without data.
+    pub wake_observer: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl fmt::Debug for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ports")
+    }
+}
+
+/// How the engine behaves.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Whose addresses VMs get.
+    pub network: Network,
+    /// The name of the backend that runs machines.
+    pub backend: String,
+    pub repair: RepairConfig,
+}
+
+#[derive(Debug, Clone)]
+pub struct RepairConfig {
+    /// Off: issues are named and judged, and nothing is done.
+    pub enabled: bool,
+    /// Repairs of one subject within `window`; more, and a VM fails.
+    pub budget: u32,
+    pub window: Duration,
+}
+
+/// A template to be.
+#[derive(Debug, Clone)]
+pub struct NewTemplate {
+    pub name: Name,
+    pub cpu_count: u32,
+    /// MiB
+    pub ram_mib: u64,
+    pub boot: Boot,
+}
+
+/// A VM to be.
+#[derive(Debug, Clone)]
+pub struct NewVm {
+    pub template: Name,
+    pub name: Option<Name>,
+}
+
+/// A disk to be.
+#[derive(Debug, Clone)]
+pub struct NewDisk {
+    pub size_gib: u64,
+    pub format: ImageFormat,
+    pub mount_point: Option<MountPoint>,
+}
+
+/// A command that was let in.
+#[derive(Debug, Clone)]
+pub struct Accepted<T> {
+    /// As recorded now.
+    pub record: T,
+    /// What carries it out; none if it was already so.
+    pub operation: Option<OperationId>,
+}
+
+/// Cheap to clone; all clones are one engine.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    ports: Ports,
+    config: EngineConfig,
+    drivers: driver::Drivers,
+    /// Counts the operations that have ended since the start.
+    ended: watch::Sender<u64>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("config", &self.inner.config).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Makes an engine that does nothing yet: [`recover`](Self::recover) takes up what an earlier
+    /// one left.
+    pub fn new(ports: Ports, config: EngineConfig) -> Self {
+        let drivers = driver::Drivers::default();
+        Self {
+            inner: Arc::new(Inner { ports, config, drivers, ended: watch::Sender::new(0) }),
+        }
+    }
+
+    /// The records, to read.
+    pub fn recall(&self) -> &dyn Recall {
+        &*self.inner.ports.record
+    }
+
+    /// Drives every operation that has not ended: after a start those that an earlier daemon left,
+    /// later those that were given up because the records could not be written.
+    pub async fn recover(&self) -> Result<usize, EngineError> {
+        let unended = self.recall().unended(None).await?;
+        let count = unended.len();
+        for operation in unended {
+            self.nudge(operation.subject);
+        }
+        Ok(count)
+    }
+
+    /// The operation once it has ended, or as it is after `at_most`; none if there is no such one.
+    pub async fn wait(
+        &self,
+        id: OperationId,
+        at_most: Duration,
+    ) -> Result<Option<Operation>, EngineError> {
+        // Subscribed before reading: an end between the two is then not missed.
+        let mut ended = self.inner.ended.subscribe();
+        let ending = async {
+            loop {
+                match self.recall().operation(id).await? {
+                    Some(operation) if !operation.state.is_ended() => {}
+                    known => return Ok::<_, RecordError>(known),
+                }
+                if ended.changed().await.is_err() {
+                    return self.recall().operation(id).await;
+                }
+            }
+        };
+        match tokio::time::timeout(at_most, ending).await {
+            Ok(known) => Ok(known?),
+            Err(_elapsed) => Ok(self.recall().operation(id).await?),
+        }
+    }
+
+    fn commit_port(&self) -> &dyn Record {
+        &*self.inner.ports.record
+    }
+
+    fn now(&self) -> vman_core::ident::Timestamp {
+        self.inner.ports.clock.now()
+    }
+}

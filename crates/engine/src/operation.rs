@@ -1,0 +1,283 @@
+//! Carries one operation out: its effects in order, its undoing in reverse with the failing step
+//! included, and its end. Every step is recorded before and after, so that a daemon killed anywhere
+//! in here finds the place again.
+
+use tracing::{info, warn};
+use vman_core::disk::DiskState;
+use vman_core::lifecycle::{Done, disk_end, vm_end};
+use vman_core::operation::{
+    Effect, Operation, OperationState, StepState, Subject, Verb,
+};
+use vman_core::ports::{
+    Applied, ApplyError, Change, MachineChange, RecordError, Target,
+};
+use vman_core::vm::{FailureReason, VmState};
+
+use crate::Engine;
+
+/// How often an end is recorded anew because the record changed meanwhile.
+const END_TRIES_MAX: u32 = 16;
+
+impl Engine {
+    /// `Err` if the records could not be used: the operation has then not ended.
+    pub(crate) async fn carry_out(&self, mut operation: Operation) -> Result<(), RecordError> {
+        let Some(target) = self.target(&operation.subject).await? else {
+            let error = format!("{} does not exist any more", operation.subject);
+            return self.end(&operation, Err(error)).await;
+        };
+        if operation.state == OperationState::Pending {
+            self.begin(&mut operation).await?;
+        }
+        // A step that had failed before a restart: its undoing goes on.
+        let failed = operation.steps.iter().rposition(|step| has_failed(step.state));
+        let outcome = match failed {
+            Some(index) => Err((index, earlier_failure(&operation))),
+            None => self.go_forward(&mut operation, &target).await?,
+        };
+        match outcome {
+            Ok(()) => self.end(&operation, Ok(())).await,
+            Err((index, error)) => {
+                let error = self.go_back(&mut operation, &target, index, error).await?;
+                self.end(&operation, Err(error)).await
+            }
+        }
+    }
+
+    async fn begin(&self, operation: &mut Operation) -> Result<(), RecordError> {
+        operation.state = OperationState::Running;
+        let change = Change::OperationState {
+            operation: operation.id,
+            state: OperationState::Running,
+            at: self.now(),
+        };
+        self.commit_port().commit(vec![change]).await?;
+        let (verb, subject) = (operation.verb.word(), &operation.subject);
+        info!(operation = %operation.id, verb, %subject, "operation begins");
+        Ok(())
+    }
+
+    /// The index of the step that failed and its error, or all is done.
+    async fn go_forward(
+        &self,
+        operation: &mut Operation,
+        target: &Target,
+    ) -> Result<Result<(), (usize, String)>, RecordError> {
+        for index in 0..operation.steps.len() {
+            if operation.steps[index].state == StepState::Done {
+                continue;
+            }
+            let step = &mut operation.steps[index];
+            step.state = StepState::Running;
+            step.started_at = Some(self.now());
+            self.record_step(operation, index, vec![]).await?;
+            let effect = operation.steps[index].effect;
+            let applied = self.apply(effect, target).await;
+            let step = &mut operation.steps[index];
+            step.ended_at = Some(self.now());
+            match applied {
+                Ok(Applied { machine, note }) => {
+                    step.state = StepState::Done;
+                    step.note = note;
+                    let seen = machine_change(target, machine);
+                    self.record_step(operation, index, seen).await?;
+                }
+                Err(ApplyError(error)) => {
+                    step.state = StepState::Failed;
+                    step.note = Some(error.clone());
+                    self.record_step(operation, index, vec![]).await?;
+                    return Ok(Err((index, error)));
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Undoes the steps up to and with `index`, last first, going on after errors; returns them all
+    /// in one text behind `error`.
+    async fn go_back(
+        &self,
+        operation: &mut Operation,
+        target: &Target,
+        index: usize,
+        mut error: String,
+    ) -> Result<String, RecordError> {
+        for index in (0..=index).rev() {
+            let step = &operation.steps[index];
+            let Some(undo) = step.undo else { continue };
+            if step.state == StepState::Undone {
+                continue;
+            }
+            let applied = self.apply(undo, target).await;
+            let step = &mut operation.steps[index];
+            step.ended_at = Some(self.now());
+            let seen = match applied {
+                Ok(Applied { machine, .. }) => {
+                    step.state = StepState::Undone;
+                    machine_change(target, machine)
+                }
+                Err(ApplyError(undo_error)) => {
+                    step.state = StepState::UndoFailed;
+                    error.push_str(&format!("; undoing by {} failed: {undo_error}", undo.word()));
+                    vec![]
+                }
+            };
+            self.record_step(operation, index, seen).await?;
+        }
+        Ok(error)
+    }
+
+    async fn apply(&self, effect: Effect, target: &Target) -> Result<Applied, ApplyError> {
+        let port = match effect {
+            Effect::ConnectNetwork | Effect::DisconnectNetwork => &self.inner.ports.network,
+            Effect::PrepareDirectory
+            | Effect::Launch
+            | Effect::Adopt
+            | Effect::PowerOff
+            | Effect::End
+            | Effect::Kill
+            | Effect::RemoveDirectory
+            | Effect::CreateImage
+            | Effect::DeleteImage
+            | Effect::QuarantineFile => &self.inner.ports.operator,
+        };
+        port.apply(effect, target).await
+    }
+
+    async fn record_step(
+        &self,
+        operation: &Operation,
+        index: usize,
+        mut with: Vec<Change>,
+    ) -> Result<(), RecordError> {
+        let step = operation.steps[index].clone();
+        with.push(Change::OperationStep { operation: operation.id, index, step });
+        self.commit_port().commit(with).await
+    }
+
+    /// Records the end, and the subject's state with it unless another command came in since: then
+    /// the state is that command's.
+    async fn end(
+        &self,
+        operation: &Operation,
+        outcome: Result<(), String>,
+    ) -> Result<(), RecordError> {
+        for _ in 0..END_TRIES_MAX {
+            let mut changes = self.end_state(operation, &outcome).await?;
+            let state = match &outcome {
+                Ok(()) => OperationState::Succeeded,
+                Err(error) => OperationState::Failed(error.clone()),
+            };
+            let at = self.now();
+            changes.push(Change::OperationState { operation: operation.id, state, at });
+            match self.commit_port().commit(changes).await {
+                Ok(()) => {
+                    self.tell_end(operation, &outcome);
+                    return Ok(());
+                }
+                Err(RecordError::Stale(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(RecordError::Stale(operation.subject.to_string()))
+    }
+
+    async fn end_state(
+        &self,
+        operation: &Operation,
+        outcome: &Result<(), String>,
+    ) -> Result<Vec<Change>, RecordError> {
+        let subject = &operation.subject;
+        // Read before looking for others: whoever comes in after this makes the change stale.
+        let change = match subject {
+            Subject::Vm(id) => match self.recall().vm(*id).await? {
+                Some(vm) => vm_change(&vm, operation.verb, outcome, self.now()),
+                None => None,
+            },
+            Subject::Disk(id) => match self.recall().disk(*id).await? {
+                Some(disk) => disk_change(&disk, operation.verb, outcome, self.now()),
+                None => None,
+            },
+            Subject::Machine(_) | Subject::File(_) => None,
+        };
+        let unended = self.recall().unended(Some(subject)).await?;
+        let superseded = unended.iter().any(|other| other.id != operation.id);
+        Ok(change.filter(|_| !superseded).into_iter().collect())
+    }
+
+    fn tell_end(&self, operation: &Operation, outcome: &Result<(), String>) {
+        let (verb, subject) = (operation.verb.word(), &operation.subject);
+        let duration_ms = self.now().since(operation.created_at);
+        match outcome {
+            Ok(()) => {
+                info!(operation = %operation.id, verb, %subject, duration_ms, "operation succeeded");
+            }
+            Err(error) => {
+                warn!(operation = %operation.id, verb, %subject, duration_ms, %error, "operation failed");
+            }
+        }
+        self.inner.ended.send_modify(|count| *count = count.wrapping_add(1));
+        // What was in transition until now can be compared again.
+        (self.inner.ports.wake_observer)();
+    }
+}
+
+/// The step failed, or it was undone because a later one did.
+fn has_failed(state: StepState) -> bool {
+    match state {
+        StepState::Failed | StepState::Undone | StepState::UndoFailed => true,
+        StepState::Pending | StepState::Running | StepState::Done => false,
+    }
+}
+
+/// The error of the step that had failed before the daemon was restarted: the last one touched.
+fn earlier_failure(operation: &Operation) -> String {
+    let failed = operation.steps.iter().rfind(|step| has_failed(step.state));
+    failed
+        .and_then(|step| step.note.clone())
+        .unwrap_or_else(|| "a step failed before the daemon was restarted".to_owned())
+}
+
+fn machine_change(target: &Target, change: MachineChange) -> Vec<Change> {
+    let Target::Vm(target) = target else { return vec![] };
+    let vm = target.vm.id;
+    match change {
+        MachineChange::Same => vec![],
+        MachineChange::Lives(machine) => vec![Change::VmMachine { vm, machine: Some(machine) }],
+        MachineChange::Gone => vec![Change::VmMachine { vm, machine: None }],
+    }
+}
+
+fn vm_change(
+    vm: &vman_core::vm::Vm,
+    verb: Verb,
+    outcome: &Result<(), String>,
+    at: vman_core::ident::Timestamp,
+) -> Option<Change> {
+    let state = match (outcome, vm_end(verb)?) {
+        (Ok(()), Done::State(state)) => state,
+        (Ok(()), Done::Gone) => return Some(Change::RemoveVm(vm.id, at)),
+        (Err(error), _) => VmState::Failed(FailureReason(format!("{}: {error}", verb.word()))),
+    };
+    Some(Change::VmState { vm: vm.id, expected: vm.generation, state, at })
+}
+
+fn disk_change(
+    disk: &vman_core::disk::Disk,
+    verb: Verb,
+    outcome: &Result<(), String>,
+    at: vman_core::ident::Timestamp,
+) -> Option<Change> {
+    let state = match (outcome, disk_end(verb)?) {
+        (Ok(()), Done::State(state)) => state,
+        (Ok(()), Done::Gone) => return Some(Change::RemoveDisk(disk.id)),
+        (Err(error), _) => DiskState::Failed(FailureReason(format!("{}: {error}", verb.word()))),
+    };
+    Some(Change::DiskState {
+        disk: disk.id,
+        expected: disk.generation,
+        state,
+        vm: disk.vm,
+        mount_point: disk.mount_point.clone(),
+        at,
+    })
+}
