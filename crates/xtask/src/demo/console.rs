@@ -22,7 +22,7 @@ impl Console {
         Self { path, read: 0 }
     }
 
-    /// Waits for a new line that contains `mark`, and gives it.
+    /// Waits for a new line that contains `mark`, and gives it from there on.
     pub(super) fn line(&mut self, mark: &str, within: Duration) -> Result<String> {
         let until = Instant::now() + within;
         loop {
@@ -48,9 +48,10 @@ impl Console {
         for line in whole_lines.filter(|line| line.ends_with(b"\n")) {
             end += line.len();
             let line = String::from_utf8_lossy(line);
-            if line.contains(mark) {
+            // What a shell's prompt has put before it is left out.
+            if let Some(start) = line.find(mark) {
                 self.read = end;
-                return Some(line.trim().to_owned());
+                return Some(line[start..].trim().to_owned());
             }
         }
         self.read = end;

@@ -10,7 +10,7 @@ mod story;
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::tree::{Profile, Tree};
 use crate::{guests, packages, policies};
@@ -30,11 +30,8 @@ pub(crate) fn show(tree: &Tree, yes: bool) -> Result<()> {
     println!("built {}\n", program.display());
     let folder = tempfile::Builder::new().prefix("vman-demo-").tempdir().context("a folder")?;
     if let Err(error) = play(&program, folder.path(), &guests) {
-        let folder = folder.keep();
-        let log = folder.join("vman.log");
-        return Err(
-            error.context(format!("the demo failed; the daemon's log is {}", log.display()))
-        );
+        let log = folder.keep().join("vman.log");
+        bail!("the demo failed: {error:#}\nthe daemon's log is {}", log.display());
     }
     folder.close().context("removing the demo's folder")?;
     println!("\nthe demo succeeded");

@@ -85,7 +85,9 @@ fn judgement(decision: &Value, seen: Timestamp) -> Result<()> {
 fn repair(operation: &Value) -> Result<()> {
     let (kind, state) = (text(operation, "kind")?, text(operation, "state")?);
     let took = took(operation, "created_at")?;
-    line("repair", &format!("{kind} {state} in {took:.1} ms ({})", plain(&operation["reason"])));
+    let reason = &operation["reason"];
+    let why = format!("{} by {}", plain(&reason["kind"]), plain(&reason["policy"]));
+    line("repair", &format!("{kind} {state} in {took:.1} ms ({why})"));
     steps(operation)
 }
 
