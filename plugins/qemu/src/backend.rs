@@ -1,0 +1,241 @@
+//! The backend contract carried out with QEMU: each verb, from the parts the other files have.
+
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+use vman_plugin::{
+    Backend, BackendConfig, BackendContext, BackendError, Capabilities, ErrorCode, ImageFormat,
+    ImageInfo, ImageRef, ImageSpec, Machine, MachineSighting, MachineSpec, Manifest, Probe, Survey,
+};
+
+use crate::accelerator::Acceleration;
+use crate::command_line::{self, QEMU_LOG, pid_file};
+use crate::image::{self, QemuImg};
+use crate::machine::{Request, State, Watched};
+use crate::process::{Found, Held};
+use crate::program::{self, QEMU};
+use crate::registry::Registry;
+use crate::settings::Settings;
+use crate::{failed, invalid, log, not_found, probe, spawn, timeout};
+
+/// From QEMU's start to its first answered command; usually 45 ms.
+const LAUNCH_DEADLINE: Duration = Duration::from_secs(30);
+
+/// For the control socket of a machine that is found again; usually a millisecond.
+const REATTACH_DEADLINE: Duration = Duration::from_secs(3);
+
+/// From `quit` to the process's end: QEMU flushes its disks in between.
+const QUIT_DEADLINE: Duration = Duration::from_secs(15);
+
+/// From SIGKILL to the process's end; longer only while the kernel waits for a device.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What QEMU says when another process has one of the images open.
+const IMAGE_LOCKED: &str = "\"write\" lock";
+
+/// A backend that runs machines with QEMU and makes images with `qemu-img`.
+#[derive(Debug)]
+pub struct Qemu<A> {
+    settings: Settings,
+    registry: Registry,
+    acceleration: PhantomData<fn() -> A>,
+}
+
+#[async_trait]
+impl<A: Acceleration> Backend for Qemu<A> {
+    fn manifest() -> Manifest {
+        Manifest {
+            name: A::ACCELERATOR.backend_name().to_owned(),
+            version: A::VERSION.to_owned(),
+            description: A::ACCELERATOR.description().to_owned(),
+            capabilities: Capabilities {
+                processes: true,
+                power_button: true,
+                image_formats: vec![ImageFormat::Qcow2, ImageFormat::Raw],
+            },
+            sdk: String::new(),
+        }
+    }
+
+    fn create(config: BackendConfig, context: BackendContext) -> Result<Self, BackendError> {
+        if !config.machines_dir.is_absolute() {
+            return Err(invalid(format!(
+                "the machines' folder {:?} is not an absolute path",
+                config.machines_dir
+            )));
+        }
+        Ok(Self {
+            settings: Settings::parse(A::ACCELERATOR.backend_name(), &config.settings)?,
+            registry: Registry::new(config.machines_dir, context),
+            acceleration: PhantomData,
+        })
+    }
+
+    async fn probe(&self) -> Result<Probe, BackendError> {
+        Ok(probe::probe(A::ACCELERATOR, &self.settings).await)
+    }
+
+    async fn launch(&self, spec: MachineSpec) -> Result<Machine, BackendError> {
+        let (id, directory) = (spec.id, self.directory(&spec)?);
+        if let Some(watched) = self.registry.find(id).await? {
+            return already_lives(&watched).await;
+        }
+        let mark = log::length(&directory.join(QEMU_LOG));
+        let watched = self.start(&spec, &directory)?;
+        let said = || said(&directory, mark);
+        match watched.settled(LAUNCH_DEADLINE).await {
+            State::Connected(_) => Ok(watched.machine()),
+            State::Ended(why) => Err(start_failed(id, &why, &said())),
+            State::Unreachable(why) => {
+                self.kill(id).await?;
+                Err(timeout(format!(
+                    "machine {id}: QEMU did not answer in {LAUNCH_DEADLINE:?} ({why}) and was \
+                     ended; it said: {}",
+                    said()
+                )))
+            }
+        }
+    }
+
+    async fn reattach(&self, machine: Machine) -> Result<MachineSighting, BackendError> {
+        let id = machine.id;
+        let gone = || not_found(format!("machine {id}: its process is gone"));
+        let watched = match machine.process {
+            Some(identity) => {
+                let found = Found { id, identity };
+                self.registry.take_up(&found)?.filter(|watched| watched.found() == &found)
+            }
+            None => self.registry.find(id).await?,
+        };
+        let watched = watched.ok_or_else(gone)?;
+        watched.settled(REATTACH_DEADLINE).await;
+        watched.sighting().ok_or_else(gone)
+    }
+
+    async fn power_button(&self, id: Uuid) -> Result<(), BackendError> {
+        let watched = self.registry.find(id).await?;
+        let watched = watched.ok_or_else(|| not_found(format!("machine {id} is not running")))?;
+        watched.request(Request::PowerButton).await
+    }
+
+    async fn quit(&self, id: Uuid) -> Result<(), BackendError> {
+        let Some(watched) = self.registry.find(id).await? else { return Ok(()) };
+        let asked = watched.request(Request::Quit).await;
+        match asked {
+            // QEMU may end before its answer is read: only its end tells.
+            Ok(()) if watched.ended_within(QUIT_DEADLINE).await => Ok(()),
+            Ok(()) => Err(timeout(format!(
+                "machine {id} was asked to quit and has not in {QUIT_DEADLINE:?}: kill it"
+            ))),
+            Err(_) if watched.is_ended() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn kill(&self, id: Uuid) -> Result<(), BackendError> {
+        for (found, held) in self.registry.held(id).await? {
+            kill(&found, &held).await?;
+        }
+        Ok(())
+    }
+
+    async fn create_image(&self, spec: ImageSpec) -> Result<(), BackendError> {
+        QemuImg::find(self.settings.qemu_img.as_deref())?.create(&spec).await
+    }
+
+    async fn inspect_image(&self, image: ImageRef) -> Result<ImageInfo, BackendError> {
+        QemuImg::find(self.settings.qemu_img.as_deref())?.inspect(&image).await
+    }
+
+    async fn delete_image(&self, image: ImageRef) -> Result<(), BackendError> {
+        image::delete(image).await
+    }
+
+    async fn survey(&self) -> Result<Survey, BackendError> {
+        Ok(Survey { machines: self.registry.survey().await? })
+    }
+}
+
+impl<A: Acceleration> Qemu<A> {
+    /// The machine's directory, which must be the one it is found by again.
+    fn directory(&self, spec: &MachineSpec) -> Result<PathBuf, BackendError> {
+        let given = &spec.directory;
+        let canonical = std::fs::canonicalize(given).map_err(|error| {
+            invalid(format!("machine {}: its directory {given:?}: {error}", spec.id))
+        })?;
+        let expected = self.registry.machines_dir().join(spec.id.to_string());
+        if canonical == expected {
+            Ok(canonical)
+        } else {
+            Err(invalid(format!(
+                "machine {}: its directory is {canonical:?} and must be {expected:?}",
+                spec.id
+            )))
+        }
+    }
+
+    fn start(&self, spec: &MachineSpec, directory: &Path) -> Result<Arc<Watched>, BackendError> {
+        let program = program::find(QEMU, self.settings.binary.as_deref()).map_err(failed)?;
+        let default = A::ACCELERATOR.default_cpu();
+        let cpu = self.settings.cpu.as_deref().unwrap_or(default);
+        let pid_file = pid_file(&self.registry.machines_dir(), spec.id);
+        let args = command_line::build(A::ACCELERATOR, cpu, spec, &pid_file)?;
+        self.registry
+            .start(spec.id, directory.to_owned(), || spawn::spawn(&program, &args, directory))
+            .map_err(|why| {
+                failed(format!("machine {}: {} was not started: {why}", spec.id, program.display()))
+            })
+    }
+}
+
+/// It was launched before and the answer was lost.
+async fn already_lives(watched: &Watched) -> Result<Machine, BackendError> {
+    let machine = watched.machine();
+    match watched.settled(LAUNCH_DEADLINE).await {
+        State::Connected(_) => Ok(machine),
+        State::Ended(why) => Err(failed(format!(
+            "machine {} was found living and ended meanwhile ({why}): launch it again",
+            machine.id
+        ))),
+        State::Unreachable(why) => Err(timeout(format!(
+            "machine {} already lives, as process {}, and does not answer ({why}): kill it, or \
+             wait",
+            machine.id,
+            watched.found().identity.pid
+        ))),
+    }
+}
+
+fn start_failed(id: Uuid, why: &str, said: &str) -> BackendError {
+    let locked = said.contains(IMAGE_LOCKED);
+    let (code, hint) = if locked {
+        (ErrorCode::Conflict, " (another process has one of its disks open)")
+    } else {
+        (ErrorCode::Failed, "")
+    };
+    BackendError::new(code, format!("machine {id} did not start{hint}: {why}; QEMU said: {said}"))
+}
+
+fn said(directory: &Path, mark: u64) -> String {
+    let file = directory.join(QEMU_LOG);
+    let words = log::since(&file, mark);
+    if words.is_empty() { format!("nothing (see {})", file.display()) } else { words }
+}
+
+async fn kill(found: &Found, held: &Held) -> Result<(), BackendError> {
+    let pid = found.identity.pid;
+    let trouble = |error| failed(format!("machine {}: process {pid}: {error}", found.id));
+    held.kill().map_err(trouble)?;
+    match tokio::time::timeout(KILL_DEADLINE, held.ended()).await {
+        Ok(ended) => ended.map_err(trouble),
+        Err(_) => Err(timeout(format!(
+            "machine {}: process {pid} got SIGKILL and has not ended in {KILL_DEADLINE:?}: it \
+             waits in the kernel, probably for its storage",
+            found.id
+        ))),
+    }
+}

@@ -1,0 +1,203 @@
+//! QEMU's argument list from a machine's specification: typed values in, one string per argument
+//! out; there is no shell. Nothing is started and no file is looked at here.
+//!
+//! Values that may hold commas (paths, serials) never stand in an option list: they are whole
+//! arguments, relative to QEMU's working directory (the machine's), or JSON.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use uuid::Uuid;
+use vman_plugin::{BackendError, Boot, DiskSpec, MachineSpec, Nic};
+
+use crate::accelerator::Accelerator;
+use crate::invalid;
+
+/// QEMU's control socket, in the machine's directory.
+pub const QMP_SOCKET: &str = "qmp.sock";
+/// The guest's first serial line as a socket, for one client at a time.
+pub const CONSOLE_SOCKET: &str = "console.sock";
+/// What the guest wrote to its first serial line.
+pub const CONSOLE_LOG: &str = "console.log";
+/// QEMU's own words.
+pub const QEMU_LOG: &str = "qemu.log";
+/// Locked by QEMU while it lives, so that a second one cannot start on the same directory.
+pub const PID_FILE: &str = "qemu.pid";
+
+/// virtio-blk cuts longer ones.
+const MAX_SERIAL: usize = 20;
+
+/// Everything denied that QEMU's seccomp filter can deny: a machine needs none of it.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// The option before the machine's id; `process` knows a machine by it.
+pub(crate) const UUID_OPTION: &str = "-uuid";
+/// The option before the pid file's path; `process` knows a machine by it.
+pub(crate) const PID_FILE_OPTION: &str = "-pidfile";
+
+/// The pid file of a machine, by which its process is known.
+pub(crate) fn pid_file(machines_dir: &Path, id: Uuid) -> PathBuf {
+    machines_dir.join(id.to_string()).join(PID_FILE)
+}
+
+/// The arguments, without the program. `pid_file` is absolute.
+pub(crate) fn build(
+    accelerator: Accelerator,
+    cpu: &str,
+    spec: &MachineSpec,
+    pid_file: &Path,
+) -> Result<Vec<String>, BackendError> {
+    let mut args = Args::default();
+    // First, so that no later value can be taken for them.
+    args.pair(UUID_OPTION, spec.id.to_string());
+    args.pair(PID_FILE_OPTION, text("pid file", pid_file)?);
+    args.pair("-name", name(spec.id));
+    args.flag("-nodefaults");
+    args.flag("-no-user-config");
+    args.pair("-sandbox", SANDBOX);
+    args.pair("-machine", format!("q35,accel={}", accelerator.name()));
+    args.pair("-cpu", cpu);
+    args.pair("-smp", spec.cpu_count.to_string());
+    args.pair("-m", spec.ram_mib.to_string());
+    args.pair("-display", "none");
+    // The guest's own end stays readable after a daemon that was not there to hear of it.
+    args.flag("-no-shutdown");
+    args.pair("-qmp", format!("unix:{QMP_SOCKET},server=on,wait=off"));
+    args.pair(
+        "-chardev",
+        format!(
+            "socket,id=console,path={CONSOLE_SOCKET},server=on,wait=off,\
+             logfile={CONSOLE_LOG},logappend=on"
+        ),
+    );
+    args.pair("-serial", "chardev:console");
+    args.pair("-device", "pvpanic");
+    boot(&mut args, &spec.boot, spec.disks.is_empty())?;
+    for (index, disk) in spec.disks.iter().enumerate() {
+        add_disk(&mut args, index, disk)?;
+    }
+    add_nic(&mut args, &spec.nic)?;
+    Ok(args.0)
+}
+
+#[derive(Default)]
+struct Args(Vec<String>);
+
+impl Args {
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.to_owned());
+    }
+
+    fn pair(&mut self, name: &str, value: impl Into<String>) {
+        self.0.extend([name.to_owned(), value.into()]);
+    }
+}
+
+/// `process=` is what `ps` and `top` show: Linux keeps 15 characters of it.
+fn name(id: Uuid) -> String {
+    let id = id.to_string();
+    let short = id.get(..8).expect("a UUID has 36 characters");
+    format!("guest={id},process=vman-{short}")
+}
+
+fn boot(args: &mut Args, boot: &Boot, diskless: bool) -> Result<(), BackendError> {
+    match boot {
+        Boot::Kernel { kernel, initrd, cmdline } => {
+            args.pair("-kernel", text("kernel", kernel)?);
+            if let Some(initrd) = initrd {
+                args.pair("-initrd", initrd_text(initrd)?);
+            }
+            args.pair("-append", cmdline);
+        }
+        Boot::Firmware { firmware } => args.pair("-bios", text("firmware", firmware)?),
+        Boot::RootDisk if diskless => {
+            return Err(invalid(
+                "the machine boots from its root disk and has no disk: attach one, or give its \
+                 template a kernel or a firmware",
+            ));
+        }
+        Boot::RootDisk => {}
+    }
+    Ok(())
+}
+
+/// QEMU splits `-initrd` at commas for a Multiboot kernel and not for others, so a comma has no
+/// spelling that is right for both.
+fn initrd_text(path: &Path) -> Result<&str, BackendError> {
+    let name = text("initrd", path)?;
+    if name.contains(',') {
+        return Err(invalid(format!("the initrd's path {path:?} has a comma: rename it")));
+    }
+    Ok(name)
+}
+
+fn add_disk(args: &mut Args, index: usize, disk: &DiskSpec) -> Result<(), BackendError> {
+    if disk.serial.chars().count() > MAX_SERIAL {
+        return Err(invalid(format!(
+            "disk {}: the serial {:?} has over {MAX_SERIAL} characters: shorten it",
+            disk.id, disk.serial
+        )));
+    }
+    let node = format!("disk{index}");
+    let mut block = json!({
+        "driver": disk.format.name(),
+        "node-name": node,
+        "file": {"driver": "file", "filename": text("disk", &disk.path)?},
+    });
+    if disk.format == vman_plugin::ImageFormat::Qcow2 {
+        // Whatever backing file the header names is not opened: chains come from records only.
+        block["backing"] = json!(null);
+    }
+    args.pair("-blockdev", block.to_string());
+    let device = json!({
+        "driver": "virtio-blk-pci",
+        "id": format!("virtio-{node}"),
+        "drive": node,
+        "serial": disk.serial,
+        "bootindex": index,
+    });
+    args.pair("-device", device.to_string());
+    Ok(())
+}
+
+fn add_nic(args: &mut Args, nic: &Nic) -> Result<(), BackendError> {
+    let Nic::User { mac, network, gateway, address, dns } = nic else {
+        // Without the default devices QEMU adds none itself.
+        return Ok(());
+    };
+    let plain = |c: char| c.is_ascii_digit() || ".:/".contains(c);
+    if !network.chars().all(plain) {
+        return Err(invalid(format!(
+            "the network {network:?} is not an IPv4 network in CIDR form"
+        )));
+    }
+    let dns = dns.map(|dns| format!(",dns={dns}")).unwrap_or_default();
+    args.pair(
+        "-netdev",
+        format!(
+            "user,id=net0,net={network},host={gateway},dhcpstart={address}{dns},\
+             ipv6=off,restrict=off"
+        ),
+    );
+    let device = json!({
+        "driver": "virtio-net-pci",
+        "netdev": "net0",
+        "mac": mac,
+        // No network boot: its option ROM costs seconds, and under an emulating KVM the machine.
+        "romfile": "",
+    });
+    args.pair("-device", device.to_string());
+    Ok(())
+}
+
+fn text<'p>(what: &str, path: &'p Path) -> Result<&'p str, BackendError> {
+    if !path.is_absolute() {
+        return Err(invalid(format!("the {what}'s path {path:?} is not absolute")));
+    }
+    path.to_str()
+        .ok_or_else(|| invalid(format!("the {what}'s path {path:?} is not UTF-8: rename it")))
+}
+
+#[cfg(test)]
+#[path = "command_line_tests.rs"]
+mod tests;

@@ -1,0 +1,47 @@
+//! What the QEMU backends share: everything but the choice of accelerator, which the crates
+//! `vman-plugin-qemu-kvm` and `vman-plugin-qemu-tcg` make. Not here: what a machine should be
+//! doing, which is the daemon's to know; this crate only carries out and looks.
+//!
+//! A machine is one QEMU process in its own session, so that it outlives the daemon. It is found
+//! again by `/proc` alone: its command line carries its id and its pid file. QEMU's working
+//! directory is the machine's, where its sockets and logs are.
+
+mod accelerator;
+mod backend;
+mod command_line;
+mod image;
+mod log;
+mod machine;
+mod probe;
+mod process;
+mod program;
+mod qmp;
+mod registry;
+mod settings;
+mod spawn;
+
+pub use accelerator::{Acceleration, Accelerator};
+pub use backend::Qemu;
+pub use command_line::{CONSOLE_LOG, CONSOLE_SOCKET, PID_FILE, QEMU_LOG, QMP_SOCKET};
+
+use vman_plugin::{BackendError, ErrorCode};
+
+fn invalid(message: impl Into<String>) -> BackendError {
+    BackendError::new(ErrorCode::Invalid, message)
+}
+
+fn failed(message: impl Into<String>) -> BackendError {
+    BackendError::new(ErrorCode::Failed, message)
+}
+
+fn timeout(message: impl Into<String>) -> BackendError {
+    BackendError::new(ErrorCode::Timeout, message)
+}
+
+fn not_found(message: impl Into<String>) -> BackendError {
+    BackendError::new(ErrorCode::NotFound, message)
+}
+
+fn conflict(message: impl Into<String>) -> BackendError {
+    BackendError::new(ErrorCode::Conflict, message)
+}

@@ -1,0 +1,139 @@
+//! Machines as processes: finding ours in `/proc`, naming one for ever, and ending exactly that
+//! one. It knows no control socket. Blocking reads of `/proc` only; callers choose the thread.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use procfs::process::{Process, all_processes};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+use uuid::Uuid;
+use vman_plugin::ProcessIdentity;
+
+use crate::command_line::{PID_FILE_OPTION, UUID_OPTION, pid_file};
+use crate::spawn::wait_on;
+
+/// A living machine, as `/proc` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) id: Uuid,
+    pub(crate) identity: ProcessIdentity,
+}
+
+/// Every living QEMU of a machine below `machines_dir` (canonical), whoever started it. An error
+/// means that `/proc` could not be read.
+pub(crate) fn scan(machines_dir: &Path) -> Result<Vec<Found>, String> {
+    let boot_id = boot_id()?;
+    let processes = all_processes().map_err(|error| format!("/proc cannot be listed: {error}"))?;
+    Ok(processes
+        // One that cannot be read has ended meanwhile, or is another user's and so not ours.
+        .filter_map(Result::ok)
+        .filter_map(|process| {
+            let (id, start_time) = machine_of(&process, machines_dir)?;
+            let pid = u32::try_from(process.pid()).ok()?;
+            Some(Found { id, identity: ProcessIdentity { pid, start_time, boot_id } })
+        })
+        .collect())
+}
+
+/// The identity of a child that was not waited for, so that its pid cannot have been reused.
+pub(crate) fn identity_of_child(pid: u32) -> Result<ProcessIdentity, String> {
+    let why = |error| format!("/proc/{pid}: {error}");
+    let number = i32::try_from(pid).map_err(|error| format!("pid {pid}: {error}"))?;
+    let stat = Process::new(number).and_then(|process| process.stat()).map_err(why)?;
+    Ok(ProcessIdentity { pid, start_time: stat.starttime, boot_id: boot_id()? })
+}
+
+pub(crate) fn boot_id() -> Result<Uuid, String> {
+    let text = procfs::sys::kernel::random::boot_id().map_err(|error| error.to_string())?;
+    Uuid::parse_str(text.trim()).map_err(|error| format!("boot id {text:?}: {error}"))
+}
+
+/// A process held by a descriptor: it can be waited for and signalled, and its pid cannot come to
+/// mean another one.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Held {
+    /// Holds a child that was not waited for.
+    pub(crate) fn child(pid: u32) -> io::Result<Self> {
+        hold(pid)?.ok_or_else(|| io::Error::from(Errno::SRCH))
+    }
+
+    /// Holds the process of a machine, verified *after* it is held to be that machine and no
+    /// other. `None` if it is gone or its pid is another process's by now.
+    pub(crate) fn machine(found: &Found, machines_dir: &Path) -> io::Result<Option<Self>> {
+        let identity = &found.identity;
+        if boot_id().map_err(io::Error::other)? != identity.boot_id {
+            return Ok(None);
+        }
+        let Some(held) = hold(identity.pid)? else { return Ok(None) };
+        let seen = i32::try_from(identity.pid)
+            .ok()
+            .and_then(|pid| Process::new(pid).ok())
+            .and_then(|process| machine_of(&process, machines_dir));
+        Ok((seen == Some((found.id, identity.start_time))).then_some(held))
+    }
+
+    /// Returns when the process has ended, also if it was not our child.
+    pub(crate) async fn ended(&self) -> io::Result<()> {
+        self.pidfd.readable().await.map(drop)
+    }
+
+    /// Whether the process has ended, by now and without waiting. Surer than `/proc`, which shows a
+    /// zombie as a process and a program that is just being executed without its command line.
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut poll = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(rustix::event::poll(&mut poll, Some(&at_once)), Ok(1..))
+    }
+
+    /// SIGKILL; a process that has ended already is a success.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        match pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn hold(pid: u32) -> io::Result<Option<Held>> {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+    match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+        Ok(fd) => {
+            let pidfd = wait_on(fd)?;
+            Ok(Some(Held { pidfd }))
+        }
+        Err(Errno::SRCH) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The machine a process runs, and its start time. A zombie runs none, and neither does another
+/// user's process, whatever its command line says.
+fn machine_of(process: &Process, machines_dir: &Path) -> Option<(Uuid, u64)> {
+    if process.uid().ok()? != rustix::process::geteuid().as_raw() {
+        return None;
+    }
+    let id = machine_in(&process.cmdline().ok()?, machines_dir)?;
+    let stat = process.stat().ok()?;
+    (!matches!(stat.state, 'Z' | 'X')).then_some((id, stat.starttime))
+}
+
+fn machine_in(arguments: &[String], machines_dir: &Path) -> Option<Uuid> {
+    let value = |option: &str| {
+        let at = arguments.iter().position(|argument| argument == option)?;
+        arguments.get(at + 1)
+    };
+    let id = Uuid::parse_str(value(UUID_OPTION)?).ok()?;
+    (Path::new(value(PID_FILE_OPTION)?) == pid_file(machines_dir, id)).then_some(id)
+}
+
+#[cfg(test)]
+#[path = "process_tests.rs"]
+mod tests;

@@ -1,0 +1,98 @@
+//! The `[backends.<name>]` table of the configuration file. Whether the programs it names work is
+//! for the probe to find out.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use vman_plugin::BackendError;
+
+use crate::invalid;
+
+/// All optional; an unknown key is an error.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    /// Absolute path of `qemu-system-x86_64`; default: from `PATH`.
+    pub(crate) binary: Option<PathBuf>,
+    /// Absolute path of `qemu-img`; default: from `PATH`.
+    pub(crate) qemu_img: Option<PathBuf>,
+    /// QEMU's `-cpu` value, e.g. `EPYC` or `host,-arch-capabilities`.
+    pub(crate) cpu: Option<String>,
+}
+
+impl Settings {
+    /// `backend` is named in the errors.
+    pub(crate) fn parse(backend: &str, json: &serde_json::Value) -> Result<Self, BackendError> {
+        let table = format!("[backends.{backend}]");
+        if json.is_null() {
+            return Ok(Self::default());
+        }
+        let settings = Self::deserialize(json).map_err(|error| {
+            invalid(format!("{table}: {error}; correct the key in the configuration file"))
+        })?;
+        for (key, path) in [("binary", &settings.binary), ("qemu_img", &settings.qemu_img)] {
+            if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
+                return Err(invalid(format!(
+                    "{table} {key} = {path:?} is not an absolute path: write it from / on, or \
+                     leave it out to search PATH"
+                )));
+            }
+        }
+        if let Some(cpu) = settings.cpu.as_ref().filter(|cpu| !is_cpu_model(cpu)) {
+            return Err(invalid(format!(
+                "{table} cpu = {cpu:?} is not a CPU model: use a name of `qemu-system-x86_64 -cpu \
+                 help`, with features as in \"EPYC,-avx\""
+            )));
+        }
+        Ok(settings)
+    }
+}
+
+fn is_cpu_model(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.,=+".contains(c);
+    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn refusal(json: serde_json::Value) -> String {
+        Settings::parse("qemu-tcg", &json).unwrap_err().message
+    }
+
+    #[test]
+    fn absent_and_empty_tables_are_the_defaults() {
+        for json in [json!(null), json!({})] {
+            assert_eq!(Settings::parse("qemu-tcg", &json), Ok(Settings::default()));
+        }
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let json =
+            json!({"binary": "/opt/q", "qemu_img": "/opt/i", "cpu": "host,-arch-capabilities"});
+        let settings = Settings::parse("qemu-kvm", &json).unwrap();
+        assert_eq!(settings.binary, Some("/opt/q".into()));
+        assert_eq!(settings.qemu_img, Some("/opt/i".into()));
+        assert_eq!(settings.cpu.as_deref(), Some("host,-arch-capabilities"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_the_known_ones() {
+        let message = refusal(json!({"binray": "/opt/q"}));
+        assert!(message.contains("[backends.qemu-tcg]"), "{message}");
+        assert!(message.contains("`binray`") && message.contains("`binary`"), "{message}");
+    }
+
+    #[test]
+    fn a_value_that_cannot_work_is_refused_by_its_key() {
+        assert!(refusal(json!({"binary": "qemu"})).contains("binary"));
+        assert!(refusal(json!({"cpu": ""})).contains("cpu"));
+        assert!(refusal(json!({"cpu": "-help"})).contains("cpu"));
+        assert!(refusal(json!({"cpu": "a b"})).contains("cpu"));
+        assert!(refusal(json!({"cpu": 3})).contains("string"));
+    }
+}

@@ -1,0 +1,7 @@
+//! The library against a real QEMU and a real `qemu-img`. On a host without them these tests fail
+//! and say what to install.
+#![cfg(test)]
+
+mod host;
+mod images;
+mod machines;
