@@ -54,12 +54,12 @@ impl Settings {
     pub(crate) fn parse(settings: Value) -> Result<Self, BackendError> {
         let settings = match settings {
             Value::Null => Self::default(),
-            given @ (Value::Bool(_)
-            | Value::Number(_)
-            | Value::String(_)
-            | Value::Array(_)
-            | Value::Object(_)) => {
-                serde_json::from_value(given).map_err(|error| invalid(&error.to_string()))?
+            table @ Value::Object(_) => {
+                serde_json::from_value(table).map_err(|error| invalid(&error.to_string()))?
+            }
+            // A sequence would be taken for the fields in their order.
+            Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+                return Err(invalid("it must be a table of settings"));
             }
         };
         for (key, wait) in

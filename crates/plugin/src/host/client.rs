@@ -89,6 +89,7 @@ impl Client {
         Self { inner: Arc::clone(&self.inner), deadline: Some(deadline) }
     }
 
+    /// What the plugin says of itself.
     pub fn manifest(&self) -> &Manifest {
         &self.inner.manifest
     }
@@ -99,6 +100,7 @@ impl Client {
         self.inner.poisoned.load(Ordering::Acquire)
     }
 
+    /// What was dropped since the instance was made.
     pub fn dropped(&self) -> Dropped {
         Dropped {
             answers: self.inner.shared.dropped_answers.load(Ordering::Relaxed),

@@ -108,10 +108,12 @@ impl Offer {
         Ok(Self { functions, manifest: Arc::new(manifest), source })
     }
 
+    /// What the plugin says of itself.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
+    /// Linked in, or which file.
     pub fn source(&self) -> &Source {
         &self.source
     }

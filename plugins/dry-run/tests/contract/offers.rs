@@ -1,0 +1,98 @@
+//! The two ways to the backend, and that they offer the same.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+use vman_plugin::host::{Offer, Registry, Source, open_file, scan};
+use vman_plugin_dry_run as _;
+
+/// A file built beforehand; unset, the tests build it.
+const FILE_VARIABLE: &str = "VMAN_DRY_RUN_SO";
+
+pub(crate) fn linked() -> Offer {
+    let offers = Registry::linked();
+    assert_eq!(offers.len(), 1, "{offers:?}");
+    offers.into_iter().next().unwrap()
+}
+
+pub(crate) fn file() -> Offer {
+    open_file(&private_copy().path().join("dry-run.so")).unwrap()
+}
+
+/// In a folder nobody else writes to, whatever this user's umask.
+fn private_copy() -> &'static TempDir {
+    static COPY: OnceLock<TempDir> = OnceLock::new();
+    COPY.get_or_init(|| {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let copy = folder.path().join("dry-run.so");
+        let built = std::env::var_os(FILE_VARIABLE).map_or_else(build, PathBuf::from);
+        std::fs::copy(&built, &copy).unwrap_or_else(|error| panic!("{}: {error}", built.display()));
+        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+        folder
+    })
+}
+
+fn build() -> PathBuf {
+    let target = target_dir();
+    let built = cargo(&["build", "--lib", "--features", "export"], &target);
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    target.join("debug/libvman_plugin_dry_run.so")
+}
+
+/// Its own: the one in use may be locked, and holds this package without the feature.
+fn target_dir() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugin-file")
+}
+
+fn cargo(arguments: &[&str], target: &Path) -> std::process::Output {
+    Command::new(env!("CARGO"))
+        .args(arguments)
+        .args(["--quiet", "--package", "vman-plugin-dry-run", "--target-dir"])
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn both_ways_offer_the_same_backend() {
+    let (linked, file) = (linked(), file());
+    assert_eq!(linked.manifest(), file.manifest());
+    assert_eq!(linked.manifest().name, "dry-run");
+    assert!(!linked.manifest().capabilities.processes);
+    assert_eq!(linked.abi(), file.abi());
+    assert_eq!(linked.source(), &Source::Linked);
+    let path = private_copy().path().join("dry-run.so");
+    assert_eq!(file.source(), &Source::File(path));
+}
+
+#[test]
+fn opening_the_file_registers_nothing_in_this_program() {
+    file();
+    assert_eq!(Registry::linked().len(), 1);
+}
+
+#[test]
+fn a_folder_with_the_file_and_with_junk_offers_the_file_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = private_copy().path().join("dry-run.so");
+    std::fs::copy(good, folder.path().join("b.so")).unwrap();
+    std::fs::write(folder.path().join("a.so"), "junk").unwrap();
+    let found = scan(folder.path());
+    assert_eq!(found.len(), 2);
+    found[0].1.as_ref().unwrap_err();
+    assert_eq!(found[1].1.as_ref().unwrap().manifest().name, "dry-run");
+}
+
+#[test]
+fn a_build_without_unwinding_is_refused_when_it_is_compiled() {
+    let arguments = ["rustc", "--lib", "--profile", "check", "--features", "export"];
+    let flags = ["--config", "profile.dev.panic=\"abort\""];
+    let built = cargo(&[&arguments[..], &flags[..]].concat(), &target_dir());
+    let said = String::from_utf8_lossy(&built.stderr);
+    assert!(!built.status.success());
+    assert!(said.contains("must be built with panic = \"unwind\""), "{said}");
+}

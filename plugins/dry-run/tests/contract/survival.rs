@@ -1,0 +1,87 @@
+//! Faults: what a plugin does wrong, or cannot do, ends as an error of that verb alone.
+
+use std::time::Duration;
+
+use serde_json::json;
+use vman_plugin::host::Offer;
+use vman_plugin::{ErrorCode, ImageFormat, ImageSpec};
+
+use crate::{Host, over_both, plain};
+
+over_both!(
+    a_setting_that_is_unknown_is_refused_by_name,
+    a_failing_verb_tells_its_reason_and_leaves_nothing,
+    a_backend_that_cannot_run_here_says_why,
+    a_launch_that_hangs_ends_at_its_deadline_and_the_instance_goes_on,
+    a_launch_that_panics_ends_in_an_error_and_a_new_instance_works,
+);
+
+async fn a_setting_that_is_unknown_is_refused_by_name(offer: Offer) {
+    let host = Host::new(offer);
+    let config = host.config(json!({"lunch_ms": 3}));
+    let error = host.offer.start(config).unwrap_err();
+    assert_eq!(error.code, ErrorCode::Invalid);
+    for part in ["[backends.dry-run]", "`lunch_ms`", "`launch_ms`"] {
+        assert!(error.message.contains(part), "{part} in {error}");
+    }
+}
+
+async fn a_failing_verb_tells_its_reason_and_leaves_nothing(offer: Offer) {
+    let host = Host::new(offer);
+    let settings = json!({
+        "fail_launch": "no memory", "fail_probe": "no device", "fail_survey": "no folder",
+        "fail_quit": "no socket", "fail_create_image": "no space",
+    });
+    let (client, _events) = host.start(settings);
+    let spec = host.spec();
+    let image =
+        ImageSpec { path: host.path().join("a.img"), format: ImageFormat::Raw, virtual_size: 512 };
+    let failures = [
+        ("no memory", client.launch(spec.clone()).await.unwrap_err()),
+        ("no device", client.probe().await.unwrap_err()),
+        ("no folder", client.survey().await.unwrap_err()),
+        ("no socket", client.quit(spec.id).await.unwrap_err()),
+        ("no space", client.create_image(image.clone()).await.unwrap_err()),
+    ];
+    for (reason, error) in failures {
+        assert_eq!(error.code, ErrorCode::Failed);
+        assert!(error.message.contains(reason), "{error}");
+    }
+    assert!(!image.path.exists());
+    assert_eq!(std::fs::read_dir(&spec.directory).unwrap().count(), 0);
+}
+
+async fn a_backend_that_cannot_run_here_says_why(offer: Offer) {
+    let host = Host::new(offer);
+    let (client, _events) = host.start(json!({"unusable": "no device"}));
+    let probe = client.probe().await.unwrap();
+    assert!(!probe.usable);
+    assert_eq!(probe.reason, "no device");
+}
+
+async fn a_launch_that_hangs_ends_at_its_deadline_and_the_instance_goes_on(offer: Offer) {
+    let host = Host::new(offer);
+    let (client, _events) = host.start(json!({"hang_launch": true}));
+    let hurried = client.with_deadline(Duration::from_millis(30));
+    let error = hurried.launch(host.spec()).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Timeout);
+    for part in ["dry-run", "`launch`", "30ms"] {
+        assert!(error.message.contains(part), "{part} in {error}");
+    }
+    assert_eq!(client.dropped().operations, 0, "it was cancelled in time");
+    assert_eq!(client.survey().await.unwrap().machines, []);
+}
+
+async fn a_launch_that_panics_ends_in_an_error_and_a_new_instance_works(offer: Offer) {
+    let host = Host::new(offer);
+    let (client, _events) = host.start(json!({"panic_launch": true}));
+    let error = client.launch(host.spec()).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Panicked);
+    assert!(error.message.contains("`panic_launch` is on"), "{error}");
+    assert!(client.poisoned());
+    let poisoned = client.survey().await.unwrap_err();
+    assert_eq!(poisoned.code, ErrorCode::Broken);
+
+    let (next, _events) = host.start(plain());
+    next.launch(host.spec()).await.unwrap();
+}
