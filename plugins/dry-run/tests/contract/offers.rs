@@ -1,10 +1,11 @@
 //! The two ways to the backend, and that they offer the same.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use tempfile::TempDir;
 use vman_plugin::host::{Offer, Registry, Source, open_file, scan};
 use vman_plugin_dry_run as _;
 
@@ -17,22 +18,20 @@ pub(crate) fn linked() -> Offer {
     offers.into_iter().next().unwrap()
 }
 
+/// Opened once; an open library needs its file no longer.
 pub(crate) fn file() -> Offer {
-    open_file(&private_copy().path().join("dry-run.so")).unwrap()
+    static OFFER: OnceLock<Offer> = OnceLock::new();
+    let open = || open_file(&copy_into(tempfile::tempdir().unwrap().path())).unwrap();
+    OFFER.get_or_init(open).clone()
 }
 
-/// In a folder nobody else writes to, whatever this user's umask.
-fn private_copy() -> &'static TempDir {
-    static COPY: OnceLock<TempDir> = OnceLock::new();
-    COPY.get_or_init(|| {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let copy = folder.path().join("dry-run.so");
-        let built = std::env::var_os(FILE_VARIABLE).map_or_else(build, PathBuf::from);
-        std::fs::copy(&built, &copy).unwrap_or_else(|error| panic!("{}: {error}", built.display()));
-        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
-        folder
-    })
+/// With a mode that is trusted, whatever this user's umask.
+fn copy_into(folder: &Path) -> PathBuf {
+    let copy = folder.join("dry-run.so");
+    let built = std::env::var_os(FILE_VARIABLE).map_or_else(build, PathBuf::from);
+    std::fs::copy(&built, &copy).unwrap_or_else(|error| panic!("{}: {error}", built.display()));
+    std::fs::set_permissions(&copy, Permissions::from_mode(0o755)).unwrap();
+    copy
 }
 
 fn build() -> PathBuf {
@@ -65,8 +64,7 @@ fn both_ways_offer_the_same_backend() {
     assert!(!linked.manifest().capabilities.processes);
     assert_eq!(linked.abi(), file.abi());
     assert_eq!(linked.source(), &Source::Linked);
-    let path = private_copy().path().join("dry-run.so");
-    assert_eq!(file.source(), &Source::File(path));
+    assert!(matches!(file.source(), Source::File(path) if path.ends_with("dry-run.so")));
 }
 
 #[test]
@@ -78,8 +76,7 @@ fn opening_the_file_registers_nothing_in_this_program() {
 #[test]
 fn a_folder_with_the_file_and_with_junk_offers_the_file_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let good = private_copy().path().join("dry-run.so");
-    std::fs::copy(good, folder.path().join("b.so")).unwrap();
+    copy_into(folder.path());
     std::fs::write(folder.path().join("a.so"), "junk").unwrap();
     let found = scan(folder.path());
     assert_eq!(found.len(), 2);
