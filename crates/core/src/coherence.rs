@@ -278,7 +278,7 @@ fn vm_process_missing(recorded: &Recorded, sightings: &Sightings, _: Timestamp) 
         .vms
         .values()
         .filter(|vm| matches!(vm.state, VmState::Running | VmState::Paused))
-        .filter(|vm| sightings.machine(vm.id) == Sighting::Absent)
+        .filter(|vm| sightings.recorded_machine(vm) == Sighting::Absent)
         .map(|vm| Wrong::VmProcessMissing {
             vm: vm.id,
             generation: vm.generation,

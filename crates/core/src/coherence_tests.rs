@@ -59,6 +59,7 @@ fn recorded(vms: Vec<Vm>, disks: Vec<Disk>) -> Recorded {
 /// A host that was looked at, and holds nothing.
 fn empty_host() -> Sightings {
     Sightings {
+        backend: Some("test".to_owned()),
         machines: Surveyed::Known(BTreeMap::new()),
         files: Surveyed::Known(BTreeMap::new()),
         devices: Surveyed::Known(BTreeMap::new()),
@@ -210,4 +211,13 @@ fn what_could_not_be_looked_at_decides_nothing() {
     let blind = look(&records, &Sightings::default(), NOW).undecided;
     assert!(blind.contains(&Kind::VmProcessMissing) && blind.contains(&Kind::FileOrphan));
     assert!(!blind.contains(&Kind::DiskAttachmentMismatch));
+}
+
+#[test]
+fn a_machine_of_another_backend_is_not_called_gone() {
+    let mut owner = vm(1, VmState::Running);
+    owner.machine = Some(Machine { backend: "other".to_owned(), process: None });
+    assert_eq!(kinds(&recorded(vec![owner.clone()], vec![]), &empty_host()), []);
+    owner.machine = Some(Machine { backend: "test".to_owned(), process: None });
+    assert_eq!(kinds(&recorded(vec![owner], vec![]), &empty_host()), [Kind::VmProcessMissing]);
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::ident::{Timestamp, VmId};
-use crate::vm::Machine;
+use crate::vm::{Machine, Vm};
 
 /// One thing that was looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +41,8 @@ impl<T> Surveyed<T> {
 /// One look over the host. Every part begins unknown, so what nobody surveyed accuses nobody.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sightings {
+    /// The backend whose machines were looked for; a machine of another one is not its to see.
+    pub backend: Option<String>,
     /// Living machines of the chosen backend.
     pub machines: Surveyed<BTreeMap<VmId, MachineSeen>>,
     /// Files below the storage folder that a record could own, by path relative to it.
@@ -54,6 +56,16 @@ impl Sightings {
         look_up(&self.machines, &id)
     }
 
+    /// As [`machine`](Self::machine), for one that is recorded: unknown if another backend runs it.
+    pub fn recorded_machine(&self, vm: &Vm) -> Sighting<&MachineSeen> {
+        match (&vm.machine, &self.backend) {
+            (Some(machine), Some(backend)) if machine.backend != *backend => {
+                Sighting::Unknown(format!("it runs on {}, not on {backend}", machine.backend))
+            }
+            (Some(_) | None, _) => self.machine(vm.id),
+        }
+    }
+
     /// `path` is relative to the storage folder.
     pub fn file(&self, path: &str) -> Sighting<&FileSeen> {
         look_up(&self.files, path)
@@ -62,6 +74,7 @@ impl Sightings {
     /// Joins what two surveyors saw of different parts; a part both saw is taken from `other`.
     pub fn merge(self, other: Self) -> Self {
         Self {
+            backend: other.backend.or(self.backend),
             machines: prefer(other.machines, self.machines),
             files: prefer(other.files, self.files),
             devices: prefer(other.devices, self.devices),

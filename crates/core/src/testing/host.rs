@@ -200,12 +200,14 @@ impl Survey for FakeHost {
         let host = lock(&self.0);
         if let Some(reason) = &host.blind {
             return Sightings {
+                backend: Some(BACKEND.to_owned()),
                 machines: Surveyed::Unknown(reason.clone()),
                 files: Surveyed::Unknown(reason.clone()),
                 devices: Surveyed::Unknown(reason.clone()),
             };
         }
         Sightings {
+            backend: Some(BACKEND.to_owned()),
             machines: Surveyed::Known(host.machines.clone()),
             files: Surveyed::Known(host.files()),
             devices: Surveyed::Known(host.devices()),
