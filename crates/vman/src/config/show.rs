@@ -1,0 +1,47 @@
+//! `vman config check` and `vman config show`. Nothing is settled here.
+
+use std::io::{self, Write};
+
+use serde_json::json;
+
+use super::{Loaded, Origin};
+
+/// Says that the configuration can be used, and what should be known about it.
+pub(crate) fn check(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
+    for warning in &loaded.config.warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    match &loaded.config.file {
+        Some(file) => writeln!(out, "{}: the configuration is valid", file.display()),
+        None => writeln!(out, "no configuration file: environment and defaults are valid"),
+    }
+}
+
+/// Every value with where it came from, as TOML.
+pub(crate) fn table(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
+    let lines: Vec<(String, &Origin)> = loaded
+        .settings
+        .iter()
+        .map(|setting| (format!("{} = {}", setting.key, setting.value), &setting.origin))
+        .collect();
+    let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0);
+    for (line, origin) in lines {
+        writeln!(out, "{line:width$}  # {origin}")?;
+    }
+    Ok(())
+}
+
+/// Every value with where it came from, as JSON.
+pub(crate) fn as_json(loaded: &Loaded) -> serde_json::Value {
+    loaded
+        .settings
+        .iter()
+        .map(|setting| {
+            json!({
+                "key": setting.key,
+                "value": setting.value,
+                "source": setting.origin.to_string(),
+            })
+        })
+        .collect()
+}
