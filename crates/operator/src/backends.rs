@@ -1,0 +1,212 @@
+//! Chooses the backend: by name, by file, or the best usable one. Every known one is probed, so that
+//! people can be told what this host can do and why.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use tokio::sync::mpsc;
+use vman_plugin::host::{Client, LoadError, Offer, Registry, Source, open_file, scan};
+use vman_plugin::{BackendConfig, BackendError, Event, Probe};
+
+/// What `auto` prefers, best first.
+const AUTO_ORDER: [&str; 3] = ["qemu-kvm", "qemu-tcg", "dry-run"];
+
+/// What the configuration asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// The first usable one of the built-in order.
+    Auto,
+    Named(String),
+    /// A file, in the plugin folder unless absolute.
+    File(PathBuf),
+}
+
+impl Choice {
+    /// `auto`, the name of a backend, or a file name that ends in `.so`.
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "auto" => Self::Auto,
+            file if file.ends_with(".so") => Self::File(PathBuf::from(file)),
+            name => Self::Named(name.to_owned()),
+        }
+    }
+}
+
+/// The chosen backend, started.
+#[derive(Debug)]
+pub struct Chosen {
+    pub client: Client,
+    pub events: mpsc::Receiver<Event>,
+    /// Why this one, for people.
+    pub reason: String,
+    /// All known ones.
+    pub reports: Vec<BackendReport>,
+}
+
+/// What is known of one backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendReport {
+    /// Its name, or its file's where it could not be read.
+    pub name: String,
+    /// `linked`, or the path of its file.
+    pub source: String,
+    /// None if it could not be found out.
+    pub usable: Option<bool>,
+    pub reason: String,
+    pub selected: bool,
+}
+
+#[derive(Debug, Error)]
+pub enum ChooseError {
+    #[error("no backend is named {name}; known are: {known}")]
+    Unknown { name: String, known: String },
+    #[error("backend file {}: {error}", path.display())]
+    File { path: PathBuf, error: LoadError },
+    #[error("backend {name} cannot be started: {error}")]
+    Start { name: String, error: BackendError },
+    #[error("no backend is usable on this host: {0}")]
+    NoneUsable(String),
+}
+
+/// Probes what there is and starts what was asked for. `settings` gives the `[backends.<name>]`
+/// table of a backend as JSON.
+pub async fn choose(
+    choice: &Choice,
+    plugins: Option<&Path>,
+    machines_dir: &Path,
+    settings: impl Fn(&str) -> serde_json::Value,
+) -> Result<Chosen, ChooseError> {
+    let mut known = Vec::new();
+    let mut refused = Vec::new();
+    for offer in Registry::linked() {
+        known.push(Known::probe(offer, machines_dir, &settings).await);
+    }
+    for (path, loaded) in plugins.map(scan).unwrap_or_default() {
+        match loaded {
+            Ok(offer) => known.push(Known::probe(offer, machines_dir, &settings).await),
+            Err(error) => refused.push((path, error)),
+        }
+    }
+    let index = match choice {
+        Choice::Auto => best(&known)?,
+        Choice::Named(name) => named(&known, name)?,
+        Choice::File(file) => {
+            let path = plugins.unwrap_or(Path::new("")).join(file);
+            match known.iter().position(|known| known.source_is(&path)) {
+                Some(index) => index,
+                None => {
+                    let offer =
+                        open_file(&path).map_err(|error| ChooseError::File { path, error })?;
+                    known.push(Known::probe(offer, machines_dir, &settings).await);
+                    known.len() - 1
+                }
+            }
+        }
+    };
+    start(known, index, refused, choice)
+}
+
+fn start(
+    mut known: Vec<Known>,
+    index: usize,
+    refused: Vec<(PathBuf, LoadError)>,
+    choice: &Choice,
+) -> Result<Chosen, ChooseError> {
+    let mut reports: Vec<BackendReport> = known.iter().map(Known::report).collect();
+    reports[index].selected = true;
+    reports.extend(refused.into_iter().map(|(path, error)| BackendReport {
+        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        source: path.display().to_string(),
+        usable: None,
+        reason: format!("refused: {error}"),
+        selected: false,
+    }));
+    let reason = match choice {
+        Choice::Auto => format!("the best usable one: {}", reports[index].reason),
+        Choice::Named(_) | Choice::File(_) => format!("configured; {}", reports[index].reason),
+    };
+    let chosen = known.swap_remove(index);
+    let name = chosen.offer.manifest().name.clone();
+    match chosen.started {
+        Ok((client, events)) => Ok(Chosen { client, events, reason, reports }),
+        Err(error) => Err(ChooseError::Start { name, error }),
+    }
+}
+
+/// A backend, and how trying it went.
+struct Known {
+    offer: Offer,
+    started: Result<(Client, mpsc::Receiver<Event>), BackendError>,
+    probed: Result<Probe, BackendError>,
+}
+
+impl Known {
+    async fn probe(
+        offer: Offer,
+        machines_dir: &Path,
+        settings: &impl Fn(&str) -> serde_json::Value,
+    ) -> Self {
+        let settings = settings(&offer.manifest().name);
+        let config = BackendConfig { machines_dir: machines_dir.to_owned(), settings };
+        // The plugin's own code runs in `start`: not on a thread that others wait for.
+        let starting = offer.clone();
+        let started = tokio::task::spawn_blocking(move || starting.start(config)).await;
+        let started = started.unwrap_or_else(|error| {
+            let code = vman_plugin::ErrorCode::Panicked;
+            Err(BackendError::new(code, format!("starting it failed: {error}")))
+        });
+        let probed = match &started {
+            Ok((client, _)) => client.probe().await,
+            Err(error) => Err(error.clone()),
+        };
+        Self { offer, started, probed }
+    }
+
+    fn source_is(&self, path: &Path) -> bool {
+        match self.offer.source() {
+            Source::Linked => false,
+            Source::File(file) => file == path,
+        }
+    }
+
+    fn report(&self) -> BackendReport {
+        let (usable, reason) = match &self.probed {
+            Ok(probe) => (Some(probe.usable), probe.reason.clone()),
+            Err(error) => (None, error.to_string()),
+        };
+        let source = match self.offer.source() {
+            Source::Linked => "linked".to_owned(),
+            Source::File(path) => path.display().to_string(),
+        };
+        let name = self.offer.manifest().name.clone();
+        BackendReport { name, source, usable, reason, selected: false }
+    }
+}
+
+/// A linked one beats a file of the same name: it cannot be swapped behind our back.
+fn named(known: &[Known], name: &str) -> Result<usize, ChooseError> {
+    let position = known.iter().position(|known| known.offer.manifest().name == name);
+    position.ok_or_else(|| {
+        let mut names: Vec<&str> =
+            known.iter().map(|known| known.offer.manifest().name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        ChooseError::Unknown { name: name.to_owned(), known: names.join(", ") }
+    })
+}
+
+fn best(known: &[Known]) -> Result<usize, ChooseError> {
+    let usable = |name: &&str| {
+        known.iter().position(|known| {
+            let is_usable = known.probed.as_ref().is_ok_and(|probe| probe.usable);
+            known.offer.manifest().name == **name && is_usable
+        })
+    };
+    AUTO_ORDER.iter().find_map(|name| usable(&name)).ok_or_else(|| {
+        let reasons: Vec<String> = known
+            .iter()
+            .map(|known| format!("{}: {}", known.offer.manifest().name, known.report().reason))
+            .collect();
+        ChooseError::NoneUsable(reasons.join("; "))
+    })
+}
