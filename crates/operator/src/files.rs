@@ -69,6 +69,9 @@ impl Storage {
             return Err(ApplyError(format!("{relative} is not the path of a file of ours")));
         };
         let (from, to) = (self.root.join(relative), self.root.join(QUARANTINE).join(name));
+        if is_gone(&from).await {
+            return Ok(Applied::default());
+        }
         if tokio::fs::symlink_metadata(&to).await.is_ok() {
             return Err(ApplyError(format!(
                 "cannot move {} away: {} is there already; look at it and remove it",
@@ -81,7 +84,6 @@ impl Storage {
                 note: Some(format!("moved to {}", to.display())),
                 ..Applied::default()
             }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Applied::default()),
             Err(error) => Err(ApplyError(format!("cannot move {} away: {error}", from.display()))),
         }
     }
@@ -120,6 +122,11 @@ fn file_seen(kind: FileKind, metadata: &std::fs::Metadata) -> FileSeen {
     let changed_at = Timestamp(u64::try_from(changed).unwrap_or(0).saturating_mul(1000));
     let size = if metadata.is_file() { metadata.len() } else { 0 };
     FileSeen { kind, size, changed_at }
+}
+
+async fn is_gone(path: &Path) -> bool {
+    let found = tokio::fs::symlink_metadata(path).await;
+    found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// The last component of a path of exactly two plain ones, the first a surveyed folder.
