@@ -71,6 +71,13 @@ impl Subnet {
         self.gateway
     }
 
+    /// The highest host address that is neither the gateway's nor `address`: where a VM alone in
+    /// its private network finds its name server.
+    fn nameserver_beside(&self, address: Ipv4Addr) -> Option<Ipv4Addr> {
+        let mut hosts = self.network.hosts();
+        hosts.rfind(|host| *host != self.gateway && *host != address)
+    }
+
     /// The lowest host address that is neither the gateway's nor in `taken`.
     pub fn first_free(&self, taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
         // At most one more candidate than there are taken addresses is ever looked at.
@@ -116,7 +123,10 @@ impl Network {
     /// The card of a VM that owns `lease`.
     pub fn nic(&self, lease: Lease) -> Nic {
         match self.mode {
-            NetworkMode::User => Nic::User { lease, subnet: self.subnet, dns: self.dns },
+            NetworkMode::User => {
+                let dns = self.dns.or_else(|| self.subnet.nameserver_beside(lease.address));
+                Nic::User { lease, subnet: self.subnet, dns }
+            }
             NetworkMode::None => Nic::None,
         }
     }
@@ -153,6 +163,20 @@ mod tests {
         assert!(!taken.contains(&pool.gateway()));
         assert!(!taken.contains(&pool.network().network()));
         assert!(!taken.contains(&pool.network().broadcast()));
+    }
+
+    #[test]
+    fn no_vm_finds_its_name_server_at_its_own_address_or_the_gateways() {
+        let pool = subnet("10.9.8.0/29", "10.9.8.6").expect("valid");
+        let network =
+            Network { mode: NetworkMode::User, reason: String::new(), subnet: pool, dns: None };
+        for address in pool.network().hosts().filter(|address| *address != pool.gateway()) {
+            let lease = Lease { address, mac: Mac::of(VmId(Uuid::nil())) };
+            let Nic::User { dns: Some(dns), .. } = network.nic(lease) else {
+                panic!("a name server");
+            };
+            assert!(dns != address && dns != pool.gateway(), "{address}: {dns}");
+        }
     }
 
     proptest! {

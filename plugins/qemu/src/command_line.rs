@@ -72,7 +72,7 @@ pub(crate) fn build(
     );
     args.pair("-serial", "chardev:console");
     args.pair("-device", "pvpanic");
-    boot(&mut args, &spec.boot, spec.disks.is_empty())?;
+    boot(&mut args, &spec.boot)?;
     for (index, disk) in spec.disks.iter().enumerate() {
         add_disk(&mut args, index, disk)?;
     }
@@ -100,7 +100,7 @@ fn name(id: Uuid) -> String {
     format!("guest={id},process=vman-{short}")
 }
 
-fn boot(args: &mut Args, boot: &Boot, diskless: bool) -> Result<(), BackendError> {
+fn boot(args: &mut Args, boot: &Boot) -> Result<(), BackendError> {
     match boot {
         Boot::Kernel { kernel, initrd, cmdline } => {
             args.pair("-kernel", text("kernel", kernel)?);
@@ -110,12 +110,8 @@ fn boot(args: &mut Args, boot: &Boot, diskless: bool) -> Result<(), BackendError
             args.pair("-append", cmdline);
         }
         Boot::Firmware { firmware } => args.pair("-bios", text("firmware", firmware)?),
-        Boot::RootDisk if diskless => {
-            return Err(invalid(
-                "the machine boots from its root disk and has no disk: attach one, or give its \
-                 template a kernel or a firmware",
-            ));
-        }
+        // Without a disk, or with an empty one, the firmware says so on the screen: as a machine
+        // would.
         Boot::RootDisk => {}
     }
     Ok(())

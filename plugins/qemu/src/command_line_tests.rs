@@ -156,7 +156,6 @@ fn what_cannot_be_said_to_qemu_is_refused_by_name() {
     for (spec, word) in [
         (MachineSpec { boot: firmware("tiny.rom"), ..spec() }, "not absolute"),
         (MachineSpec { boot: kernel("/b/a,b"), ..spec() }, "comma"),
-        (MachineSpec { boot: Boot::RootDisk, ..spec() }, "no disk"),
         (MachineSpec { disks: vec![long], ..spec() }, "serial"),
         (MachineSpec { nic, ..spec() }, "CIDR"),
     ] {
