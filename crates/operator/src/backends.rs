@@ -21,17 +21,6 @@ pub enum Choice {
     File(PathBuf),
 }
 
-impl Choice {
-    /// `auto`, the name of a backend, or a file name that ends in `.so`.
-    pub fn parse(text: &str) -> Self {
-        match text {
-            "auto" => Self::Auto,
-            file if file.ends_with(".so") => Self::File(PathBuf::from(file)),
-            name => Self::Named(name.to_owned()),
-        }
-    }
-}
-
 /// The chosen backend, started.
 #[derive(Debug)]
 pub struct Chosen {
