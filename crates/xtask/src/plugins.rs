@@ -2,7 +2,8 @@
 //! the same crates in; tests run both.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -23,7 +24,16 @@ pub(crate) fn build(tree: &Tree) -> Result<PathBuf> {
     for plugin in PLUGINS {
         let file = format!("lib{}.so", plugin.replace('-', "_"));
         policies::replace(&tree.target.join("debug").join(&file), &folder.join(&file))?;
+        only_the_owner_writes(&folder.join(&file))?;
     }
+    only_the_owner_writes(&folder)?;
     println!("plugins: {}", folder.display());
     Ok(folder)
+}
+
+/// The daemon refuses a plugin that others could have written, which a umask of 002 would make of
+/// it.
+fn only_the_owner_writes(path: &Path) -> Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("setting the mode of {}", path.display()))
 }
