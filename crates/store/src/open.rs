@@ -1,0 +1,145 @@
+//! Opening the file: who may read it, whether it is ours and whole, and its schema. Migrations only
+//! ever go forward.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite_migration::{M, Migrations};
+use thiserror::Error;
+
+/// How long a connection waits for another process that has the file locked, e.g. a backup.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Prepared statements kept by each connection: more than this crate has.
+const STATEMENTS_KEPT: usize = 128;
+/// Only the user that runs vman: the records name every machine and what a policy said.
+const FILE_MODE: u32 = 0o600;
+
+/// One string for each version of the schema. What is released is never changed, only added to.
+const SCHEMA: &[M<'static>] = &[M::up(include_str!("schema.sql"))];
+
+/// Why the records could not be opened, and what to do.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    #[error(
+        "cannot open the records {}: {source}; let the user that runs vman write to that folder, \
+         or name another folder in [storage] path", path.display()
+    )]
+    Inaccessible { path: PathBuf, source: io::Error },
+    #[error(
+        "the records {} are of a newer vman (schema {found}, and this one knows up to {known}); \
+         run that vman, or name another folder in [storage] path", path.display()
+    )]
+    Newer { path: PathBuf, found: i64, known: usize },
+    #[error(
+        "the records {} are damaged: {reason}; restore the file from a backup, or move it away to \
+         begin without records", path.display()
+    )]
+    Corrupt { path: PathBuf, reason: String },
+    #[error(
+        "{} is a database of another program; move it away, or name another folder in \
+         [storage] path", path.display()
+    )]
+    Foreign { path: PathBuf },
+    #[error("cannot prepare the records {}: {reason}", path.display())]
+    Unusable { path: PathBuf, reason: String },
+}
+
+impl StoreError {
+    fn sql(path: &Path, error: &rusqlite::Error) -> Self {
+        let (path, reason) = (path.to_owned(), error.to_string());
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+                Self::Corrupt { path, reason }
+            }
+            Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+                Self::Inaccessible { path, source: io::Error::other(reason) }
+            }
+            // Hundreds of codes: the text says which.
+            Some(_) | None => Self::Unusable { path, reason },
+        }
+    }
+}
+
+/// The only connection that writes. Makes the file where there is none, and its schema new.
+pub(crate) fn writer(path: &Path) -> Result<Connection, StoreError> {
+    // SQLite gives its journal files the mode of this one.
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(FILE_MODE)
+        .open(path)
+        .map_err(|source| StoreError::Inaccessible { path: path.to_owned(), source })?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let sql = |error| StoreError::sql(path, &error);
+    let mut connection = connect(path, flags).map_err(sql)?;
+    refuse_others(path, &connection)?;
+    let _mode: String =
+        connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(sql)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(sql)?;
+    migrate(path, &mut connection)?;
+    Ok(connection)
+}
+
+/// A connection that cannot write. The file must have been opened by [`writer`].
+pub(crate) fn reader(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    connect(path, flags).map_err(|error| StoreError::sql(path, &error))
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // A crafted file must not make SQLite call functions with side effects.
+    connection.pragma_update(None, "trusted_schema", false)?;
+    Ok(connection)
+}
+
+/// Refuses a damaged file, a newer one, and one that vman did not make.
+fn refuse_others(path: &Path, connection: &Connection) -> Result<(), StoreError> {
+    let sql = |error| StoreError::sql(path, &error);
+    let path = || path.to_owned();
+    let checked: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sql)?;
+    if checked != "ok" {
+        return Err(StoreError::Corrupt { path: path(), reason: checked });
+    }
+    let found: i64 =
+        connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sql)?;
+    if usize::try_from(found).is_ok_and(|found| found > SCHEMA.len()) {
+        return Err(StoreError::Newer { path: path(), found, known: SCHEMA.len() });
+    }
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(sql)?;
+    if found < 0 || (found == 0 && tables > 0) {
+        return Err(StoreError::Foreign { path: path() });
+    }
+    Ok(())
+}
+
+fn migrate(path: &Path, connection: &mut Connection) -> Result<(), StoreError> {
+    Migrations::from_slice(SCHEMA).to_latest(connection).map_err(|error| {
+        if let rusqlite_migration::Error::RusqliteError { err, .. } = &error {
+            return StoreError::sql(path, err);
+        }
+        StoreError::Unusable { path: path.to_owned(), reason: error.to_string() }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_is_sound_from_the_first_version_to_the_last() {
+        Migrations::from_slice(SCHEMA).validate().expect("every migration can be applied");
+    }
+}
