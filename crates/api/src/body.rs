@@ -1,11 +1,15 @@
 //! Reads the body of a request as one JSON object, within limits of size, time and depth. Which
 //! fields it must have is for the resource to say, through [`Fields`].
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, HttpBody, to_bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 
 use crate::fields::{Fields, kind};
@@ -13,6 +17,8 @@ use crate::problem::{Fault, excerpt};
 
 /// Bytes: 1 MiB.
 const BODY_SIZE_MAX: usize = 1 << 20;
+/// Bytes of a body that are read in all before the connection is cut: 64 MiB.
+const DISCARD_MAX: usize = 64 << 20;
 /// For a body to arrive.
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 
@@ -30,7 +36,7 @@ impl<S: Sync> FromRequest<S> for JsonBody {
     async fn from_request(request: Request, _: &S) -> Result<Self, Fault> {
         let (parts, body) = request.into_parts();
         check_content_type(&parts.headers)?;
-        let bytes = read(&parts.headers, body).await?;
+        let bytes = gathered(body).await?;
         parse(&bytes).map(|fields| Self(Fields::new("body", fields)))
     }
 }
@@ -40,7 +46,7 @@ impl<S: Sync> FromRequest<S> for NoBody {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Fault> {
         let (parts, body) = request.into_parts();
-        let bytes = read(&parts.headers, body).await?;
+        let bytes = gathered(body).await?;
         if bytes.trim_ascii().is_empty() {
             return Ok(Self);
         }
@@ -62,22 +68,51 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Fault> {
         .hint("send Content-Type: application/json"))
 }
 
-async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Fault> {
-    let declared = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > BODY_SIZE_MAX as u64) {
-        return Err(too_large());
+/// Gathers the body of every request before anything else is done with it. A client that is still
+/// sending when its answer comes and the connection closes never reads that answer, so what is too
+/// large is read on, and thrown away, up to [`DISCARD_MAX`].
+pub(crate) async fn gather(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    if body.is_end_stream() {
+        return next.run(Request::from_parts(parts, body)).await;
     }
-    match tokio::time::timeout(BODY_TIME_MAX, to_bytes(body, BODY_SIZE_MAX + 1)).await {
-        Ok(Ok(bytes)) if bytes.len() <= BODY_SIZE_MAX => Ok(bytes.into()),
-        // The limit is the one cause there is while the client is still there to be answered.
-        Ok(Ok(_) | Err(_)) => Err(too_large()),
+    // Such a client sends nothing before it is told to.
+    let is_waiting = parts.headers.contains_key(header::EXPECT);
+    if is_waiting && body.size_hint().lower() > BODY_SIZE_MAX as u64 {
+        return too_large().into_response();
+    }
+    match tokio::time::timeout(BODY_TIME_MAX, receive(body)).await {
+        Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+        Ok(Err(fault)) => fault.into_response(),
         Err(_) => {
             let detail = format!("the body did not arrive within {BODY_TIME_MAX:?}");
-            Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "body-too-slow", detail))
+            Fault::new(StatusCode::REQUEST_TIMEOUT, "body-too-slow", detail).into_response()
         }
     }
+}
+
+async fn receive(mut body: Body) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::new();
+    let mut size = 0;
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let frame = frame.map_err(|error| {
+            let detail = format!("the body broke off: {error}");
+            Fault::new(StatusCode::BAD_REQUEST, "body-broken", detail)
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        size += data.len();
+        if size <= BODY_SIZE_MAX {
+            bytes.extend_from_slice(&data);
+        } else if size > DISCARD_MAX {
+            break;
+        }
+    }
+    if size > BODY_SIZE_MAX { Err(too_large()) } else { Ok(bytes) }
+}
+
+/// What [`gather`] has gathered.
+async fn gathered(body: Body) -> Result<Bytes, Fault> {
+    to_bytes(body, BODY_SIZE_MAX).await.map_err(|_| too_large())
 }
 
 fn too_large() -> Fault {

@@ -7,11 +7,11 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use vman_api_types as body;
-use vman_core::disk::{ImageFormat, MountPoint, check_size_gib};
+use vman_core::disk::{Disk, ImageFormat, MountPoint, check_size_gib};
 use vman_core::ident::{DiskId, Invalid, VmId};
 use vman_core::lifecycle::DiskCommand;
 use vman_core::operation::{Reason, Subject, Verb};
-use vman_engine::NewDisk;
+use vman_engine::{Accepted, NewDisk};
 
 use crate::accepted::{self, Outcome};
 use crate::body::{JsonBody, NoBody};
@@ -38,7 +38,7 @@ pub(crate) async fn list(
     let page = page::read::<DiskId>(&mut query);
     query.finish(|| Some(()))?;
     let limit = page.limit;
-    let disks = app.engine.recall().disks(page).await?;
+    let disks = page::listed(app.engine.recall().disks(page).await)?;
     let last = disks.last().map(|disk| disk.id.to_string());
     Ok(page::answer("/disks", None, limit, last, disks.into_iter().map(convert::disk).collect()))
 }
@@ -59,7 +59,8 @@ pub(crate) async fn create(
     prefer: Prefer,
     JsonBody(fields): JsonBody,
 ) -> Result<Response, Fault> {
-    let accepted = app.engine.create_disk(read(fields)?).await?;
+    let (engine, new) = (app.engine.clone(), read(fields)?);
+    let accepted = accepted::command(async move { engine.create_disk(new).await }).await?;
     let id = accepted.record.id;
     if let Some(operation) = accepted.operation {
         match accepted::outcome(&app, operation, prefer.wait_or(CREATION_WAIT)).await? {
@@ -104,8 +105,7 @@ pub(crate) async fn delete(
     Named(id): Named<DiskId>,
     prefer: Prefer,
 ) -> Result<Response, Fault> {
-    let command = DiskCommand::Delete;
-    let accepted = app.engine.command_disk(id, command, None, Reason::User).await?;
+    let accepted = command(&app, id, DiskCommand::Delete, None).await?;
     accepted::deletion(&app, Subject::Disk(id), Verb::DiskDelete, accepted.operation, prefer).await
 }
 
@@ -162,7 +162,7 @@ async fn act(
     mount_point: Option<MountPoint>,
     prefer: Prefer,
 ) -> Result<Response, Fault> {
-    let accepted = app.engine.command_disk(id, command, mount_point, Reason::User).await?;
+    let accepted = self::command(app, id, command, mount_point).await?;
     let Some(operation) = accepted.operation else {
         return Ok(Json(convert::disk(accepted.record)).into_response());
     };
@@ -175,6 +175,19 @@ async fn act(
         Outcome::UnderWay(_) => StatusCode::ACCEPTED,
     };
     Ok(prefer.applied(accepted::object(status, operation, present(app, id).await?)))
+}
+
+async fn command(
+    app: &ApiState,
+    id: DiskId,
+    command: DiskCommand,
+    mount_point: Option<MountPoint>,
+) -> Result<Accepted<Disk>, Fault> {
+    let engine = app.engine.clone();
+    accepted::command(
+        async move { engine.command_disk(id, command, mount_point, Reason::User).await },
+    )
+    .await
 }
 
 async fn present(app: &ApiState, id: DiskId) -> Result<body::Disk, Fault> {

@@ -37,7 +37,7 @@ pub(crate) async fn list(
     query.finish(|| Some(()))?;
     let limit = page.limit;
     let recall = app.engine.recall();
-    let issues = recall.issues(state, page).await?;
+    let issues = page::listed(recall.issues(state, page).await)?;
     let last = issues.last().map(|issue| issue.id.to_string());
     let mut bodies = Vec::with_capacity(issues.len());
     for issue in issues {

@@ -29,7 +29,7 @@ pub(crate) async fn list(
     let page = page::read::<OperationId>(&mut query);
     query.finish(|| Some(()))?;
     let limit = page.limit;
-    let operations = app.engine.recall().operations(page).await?;
+    let operations = page::listed(app.engine.recall().operations(page).await)?;
     let last = operations.last().map(|operation| operation.id.to_string());
     let bodies = operations.into_iter().map(convert::operation).collect();
     Ok(page::answer("/operations", None, limit, last, bodies))

@@ -8,8 +8,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::IntoParams;
+use vman_api_types::FieldProblem;
 use vman_core::ident::Invalid;
-use vman_core::ports::{PAGE_LIMIT_MAX, Page};
+use vman_core::ports::{PAGE_LIMIT_MAX, Page, RecordError};
 
 use crate::fields::{Fields, string};
 use crate::path::PathKey;
@@ -62,6 +63,21 @@ pub(crate) fn read<Key: PathKey>(fields: &mut Fields) -> Page<Key> {
         Key::read(&string(value)?).ok_or_else(|| Invalid(format!("must name a {}", Key::KIND)))
     });
     Page { limit: limit.unwrap_or(LIMIT_DEFAULT), after }
+}
+
+/// A list that was recalled: the one thing it can miss is the element it was to begin after.
+pub(crate) fn listed<T>(list: Result<Vec<T>, RecordError>) -> Result<Vec<T>, Fault> {
+    list.map_err(|error| match error {
+        RecordError::NotFound(_) => {
+            let (field, problem) = ("after".to_owned(), error.to_string());
+            Fault::invalid("query", vec![FieldProblem { field, problem }])
+                .hint("begin again, without after")
+        }
+        RecordError::Exists(_)
+        | RecordError::InUse(_)
+        | RecordError::Stale(_)
+        | RecordError::Unavailable(_) => error.into(),
+    })
 }
 
 /// One of `words`.

@@ -1,5 +1,5 @@
 //! Every route, and what stands around all of them: the request log, panics made answers, CORS,
-//! and who may call. What a route does is in the file of its resource.
+//! the limits of bodies, and who may call. What a route does is in the file of its resource.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use crate::problem::{Fault, excerpt};
 use crate::state::{ApiState, App};
 use crate::{
-    auth, backends, disks, docs, health, issues, network, observer, operations, policies,
+    auth, backends, body, disks, docs, health, issues, network, observer, operations, policies,
     request_log, templates, vms,
 };
 
@@ -33,6 +33,7 @@ pub fn router(state: ApiState) -> Router {
         .method_not_allowed_fallback(no_such_method)
         .layer(Extension(docs::Documents::new(openapi)))
         .layer(middleware::from_fn_with_state(app.clone(), auth::check))
+        .layer(middleware::from_fn(body::gather))
         .layer(cors(&app))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(request_log::log))

@@ -15,7 +15,7 @@ use crate::page::{self, PageQuery, Query};
 use crate::path::Named;
 use crate::problem::Fault;
 use crate::state::App;
-use crate::{convert, docs};
+use crate::{accepted, convert, docs};
 
 /// All templates, by name
 #[utoipa::path(get, path = "/templates", tag = "templates", params(PageQuery), responses(
@@ -29,7 +29,7 @@ pub(crate) async fn list(
     let page = page::read::<Name>(&mut query);
     query.finish(|| Some(()))?;
     let limit = page.limit;
-    let templates = app.engine.recall().templates(page).await?;
+    let templates = page::listed(app.engine.recall().templates(page).await)?;
     let last = templates.last().map(|template| template.name.to_string());
     let bodies = templates.into_iter().map(convert::template).collect();
     Ok(page::answer("/templates", None, limit, last, bodies))
@@ -47,7 +47,8 @@ pub(crate) async fn create(
     State(app): State<App>,
     JsonBody(fields): JsonBody,
 ) -> Result<Response, Fault> {
-    let template = app.engine.create_template(read(fields)?).await?;
+    let (engine, new) = (app.engine.clone(), read(fields)?);
+    let template = accepted::command(async move { engine.create_template(new).await }).await?;
     let location = format!("/templates/{}", template.name);
     let template = Json(convert::template(template));
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], template).into_response())
@@ -78,7 +79,8 @@ pub(crate) async fn delete(
     State(app): State<App>,
     Named(name): Named<Name>,
 ) -> Result<StatusCode, Fault> {
-    app.engine.delete_template(&name).await?;
+    let engine = app.engine.clone();
+    accepted::command(async move { engine.delete_template(&name).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

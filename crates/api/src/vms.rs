@@ -9,7 +9,7 @@ use vman_core::ident::VmId;
 use vman_core::lifecycle::VmCommand;
 use vman_core::operation::{Reason, Subject, Verb};
 use vman_core::vm::{Vm, VmState};
-use vman_engine::NewVm;
+use vman_engine::{Accepted, NewVm};
 
 use crate::accepted::{self, Outcome};
 use crate::body::{JsonBody, NoBody};
@@ -40,7 +40,7 @@ pub(crate) async fn list(
     let page = page::read::<VmId>(&mut query);
     query.finish(|| Some(()))?;
     let limit = page.limit;
-    let vms = app.engine.recall().vms(state, page).await?;
+    let vms = page::listed(app.engine.recall().vms(state, page).await)?;
     let last = vms.last().map(|vm| vm.id.to_string());
     let mut bodies = Vec::with_capacity(vms.len());
     for vm in vms {
@@ -60,7 +60,8 @@ pub(crate) async fn create(
     State(app): State<App>,
     JsonBody(fields): JsonBody,
 ) -> Result<Response, Fault> {
-    let vm = app.engine.create_vm(read(fields)?).await?;
+    let (engine, new) = (app.engine.clone(), read(fields)?);
+    let vm = accepted::command(async move { engine.create_vm(new).await }).await?;
     let location = format!("/vms/{}", vm.id);
     let vm = Json(with_disks(&app, vm).await?);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], vm).into_response())
@@ -95,7 +96,7 @@ pub(crate) async fn delete(
     Named(id): Named<VmId>,
     prefer: Prefer,
 ) -> Result<Response, Fault> {
-    let accepted = app.engine.command_vm(id, VmCommand::Delete, Reason::User).await?;
+    let accepted = command(&app, id, VmCommand::Delete).await?;
     accepted::deletion(&app, Subject::Vm(id), Verb::VmDelete, accepted.operation, prefer).await
 }
 
@@ -144,7 +145,7 @@ async fn act(
     command: VmCommand,
     prefer: Prefer,
 ) -> Result<Response, Fault> {
-    let accepted = app.engine.command_vm(id, command, Reason::User).await?;
+    let accepted = self::command(app, id, command).await?;
     let Some(operation) = accepted.operation else {
         return Ok(Json(with_disks(app, accepted.record).await?).into_response());
     };
@@ -157,6 +158,11 @@ async fn act(
         Outcome::UnderWay(_) => StatusCode::ACCEPTED,
     };
     Ok(prefer.applied(accepted::object(status, operation, present(app, id).await?)))
+}
+
+async fn command(app: &ApiState, id: VmId, command: VmCommand) -> Result<Accepted<Vm>, Fault> {
+    let engine = app.engine.clone();
+    accepted::command(async move { engine.command_vm(id, command, Reason::User).await }).await
 }
 
 async fn present(app: &ApiState, id: VmId) -> Result<body::Vm, Fault> {
