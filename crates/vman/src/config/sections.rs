@@ -81,13 +81,15 @@ pub(super) fn settle(
 fn server(reader: &mut Reader<'_>) -> Server {
     let mut section = reader.section("server");
     let listen = section.key("listen").or(DEFAULT_LISTEN);
-    let cors_origins = section.key("cors_origins").checked_or(are_origins, Vec::new());
+    let cors_origins = section
+        .key("cors_origins")
+        .checked_or(|origins: &Vec<String>| are_origins(origins), Vec::new());
     section.end();
     Server { listen, cors_origins }
 }
 
 /// As browsers write them (RFC 6454, 6.2).
-fn are_origins(origins: &Vec<String>) -> Result<(), String> {
+fn are_origins(origins: &[String]) -> Result<(), String> {
     if origins.len() > CORS_ORIGINS_MAX {
         return Err(format!("{CORS_ORIGINS_MAX} origins are the most"));
     }

@@ -5,20 +5,21 @@ use std::io::{self, Write};
 use serde_json::json;
 
 use super::{Loaded, Origin};
+use crate::client::Output;
 
 /// Says that the configuration can be used, and what should be known about it.
-pub(crate) fn check(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn check<W: Write>(loaded: &Loaded, out: &mut Output<W>) -> io::Result<()> {
     for warning in &loaded.config.warnings {
-        writeln!(out, "warning: {warning}")?;
+        out.line(&format!("warning: {warning}"))?;
     }
     match &loaded.config.file {
-        Some(file) => writeln!(out, "{}: the configuration is valid", file.display()),
-        None => writeln!(out, "no configuration file: environment and defaults are valid"),
+        Some(file) => out.line(&format!("{}: the configuration is valid", file.display())),
+        None => out.line("no configuration file: environment and defaults are valid"),
     }
 }
 
 /// Every value with where it came from, as TOML.
-pub(crate) fn table(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn table<W: Write>(loaded: &Loaded, out: &mut Output<W>) -> io::Result<()> {
     let lines: Vec<(String, &Origin)> = loaded
         .settings
         .iter()
@@ -26,7 +27,7 @@ pub(crate) fn table(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
         .collect();
     let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0);
     for (line, origin) in lines {
-        writeln!(out, "{line:width$}  # {origin}")?;
+        out.line(&format!("{line:width$}  # {origin}"))?;
     }
     Ok(())
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
+use crate::cli::Format;
+use crate::client::Output;
 
 /// A user's home with a folder of policies beside the program.
 struct Host {
@@ -339,7 +341,7 @@ fn every_shown_value_has_its_source_and_can_be_read_back() {
     let host = Host::new();
     let loaded = host.load("[observer]\ninterval = \"250ms\"\n").unwrap();
     let mut shown = Vec::new();
-    show::table(&loaded, &mut shown).unwrap();
+    show::table(&loaded, &mut Output::new(Format::Table, &mut shown)).unwrap();
     let shown = String::from_utf8(shown).unwrap();
     let line = shown.lines().find(|line| line.starts_with("observer.interval")).unwrap();
     assert!(line.starts_with("observer.interval = \"250ms\"") && line.ends_with("vman.toml:2"));

@@ -1,7 +1,7 @@
 //! How a line is written: as `timestamp | level | service.module | message key=value …`, or as one
 //! JSON object with the same parts. Where lines go is not known here.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -42,9 +42,9 @@ where
         write_escaped(&mut out, &fields.message)?;
         for (key, value) in &fields.others {
             write!(out, " {key}=")?;
-            match value {
-                Value::String(text) if !needs_quotes(text) => out.write_str(text)?,
-                quoted_or_plain => write!(out, "{quoted_or_plain}")?,
+            match value.as_str() {
+                Some(text) if !needs_quotes(text) => out.write_str(text)?,
+                Some(_) | None => write!(out, "{value}")?,
             }
         }
         for span in context.event_scope().into_iter().flatten() {

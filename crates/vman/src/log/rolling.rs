@@ -2,9 +2,13 @@
 //! on; the oldest goes. What is written is not looked at.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+/// A folder that has to be made may be the storage folder's own.
+const FOLDER_MODE: u32 = 0o700;
 
 /// The open file.
 #[derive(Debug)]
@@ -24,7 +28,7 @@ impl RollingFile {
     /// The folder cannot be made, or the file cannot be opened.
     pub(super) fn open(path: &Path, max_bytes: u64, backup_count: u32) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+            DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
         }
         let mut rolling =
             Self { path: path.to_owned(), file: None, size: 0, max_bytes, backup_count };

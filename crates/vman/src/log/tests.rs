@@ -50,7 +50,7 @@ fn a_json_line_has_the_same_parts() {
     assert_eq!(json["source"], "vman.serve");
     assert_eq!(json["message"], "line one\nline \"two\"");
     assert_eq!(json["pid"], 7);
-    assert!(json["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
+    assert_eq!(json["timestamp"].as_str().unwrap().len(), "2026-11-22T19:24:00.123Z".len());
 }
 
 #[test]

@@ -1,0 +1,318 @@
+//! The command line: what can be typed, and what it means. Nothing is done here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config;
+
+/// Seconds that `--wait` waits if it does not say.
+const WAIT_DEFAULT: &str = "60";
+
+/// Manages virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "vman", version, arg_required_else_help = true, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// How results are printed
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    /// The daemon's address, e.g. http://127.0.0.1:8000 [default: the local daemon's]
+    #[arg(long, global = true, env = "VMAN_URL", value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// The file that holds the API's token [default: VMAN_TOKEN, or the local daemon's]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The configuration file [default: /etc/vman/vman.toml if it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The storage folder of the local daemon [default: the configuration's]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) storage: Option<PathBuf>,
+}
+
+impl From<&Global> for config::Options {
+    fn from(global: &Global) -> Self {
+        Self { file: global.config.clone(), storage: global.storage.clone() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For programs: what the daemon answered
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon
+    Serve,
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Sizes and boot recipes of VMs
+    #[command(subcommand)]
+    Template(TemplateCommand),
+    /// Virtual machines
+    #[command(subcommand)]
+    Vm(VmCommand),
+    /// Disks of VMs
+    #[command(subcommand)]
+    Disk(DiskCommand),
+    /// What disagrees between the records and the host, and what was done about it
+    #[command(subcommand)]
+    Issue(IssueCommand),
+    /// Accepted commands and their progress
+    #[command(subcommand)]
+    Operation(OperationCommand),
+    /// How machines reach the network
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// What runs the machines
+    #[command(subcommand)]
+    Backend(BackendCommand),
+    /// What judges issues
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Whether the daemon answers
+    Health,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say what is wrong with the configuration
+    Check,
+    /// Show every value and where it came from
+    Show,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TemplateCommand {
+    /// Make a template
+    Create(TemplateCreate),
+    /// List all templates
+    List,
+    /// Show one template
+    Show { name: String },
+    /// Delete a template that no VM uses
+    Delete { name: String },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TemplateCreate {
+    pub(crate) name: String,
+    /// Virtual CPUs
+    #[arg(long, value_name = "N")]
+    pub(crate) cpus: u32,
+    /// Memory in MiB
+    #[arg(long, value_name = "MIB")]
+    pub(crate) ram: u64,
+    /// Linux kernel to start; a file, copied to the storage folder, or the name of one there
+    #[arg(long, value_name = "PATH", conflicts_with = "firmware")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Initial RAM disk, given like the kernel
+    #[arg(long, value_name = "PATH", requires = "kernel", conflicts_with = "firmware")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// The kernel's command line
+    #[arg(long, value_name = "TEXT", requires = "kernel", conflicts_with = "firmware")]
+    pub(crate) cmdline: Option<String>,
+    /// Firmware image to start, given like a kernel
+    #[arg(long, value_name = "PATH")]
+    pub(crate) firmware: Option<PathBuf>,
+}
+
+/// Where an id is asked for, the beginning of one does too, and a VM's name.
+#[derive(Debug, Subcommand)]
+pub(crate) enum VmCommand {
+    /// Make a VM from a template
+    Create {
+        template: String,
+        /// A label for people
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List all VMs
+    List {
+        /// Only those in this state
+        #[arg(long)]
+        state: Option<String>,
+    },
+    /// Show one VM
+    Show { id: String },
+    /// Start a VM
+    Start(Action),
+    /// Stop a VM by its power button; if that does not help in time, firmly
+    Stop(Action),
+    /// Stop a VM and start it again
+    Restart(Action),
+    /// Delete a VM; it is stopped first and its disks are detached
+    Delete { id: String },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Action {
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Wait {
+    /// Wait for the end, this long at the most
+    #[arg(
+        long = "wait", value_name = "SECONDS", num_args = 0..=1,
+        default_missing_value = WAIT_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=86_400)
+    )]
+    seconds: Option<u32>,
+}
+
+impl Wait {
+    pub(crate) fn at_most(self) -> Option<Duration> {
+        self.seconds.map(|seconds| Duration::from_secs(seconds.into()))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DiskCommand {
+    /// Make an empty disk
+    Create {
+        /// In GiB
+        #[arg(long, value_name = "GIB")]
+        size: u64,
+        /// qcow2 or raw [default: qcow2]
+        #[arg(long)]
+        format: Option<String>,
+        /// Where it is wanted in a guest, e.g. /dev/sdb
+        #[arg(long, value_name = "DEVICE")]
+        mount_point: Option<String>,
+    },
+    /// List all disks
+    List,
+    /// Show one disk
+    Show { id: String },
+    /// Give a disk to a VM
+    Attach {
+        disk: String,
+        vm: String,
+        /// Where it is wanted in the guest, e.g. /dev/sdb
+        #[arg(long, value_name = "DEVICE")]
+        mount_point: Option<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Take a disk from its VM
+    Detach {
+        disk: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Delete a disk that no VM has
+    Delete { id: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IssueCommand {
+    /// List all issues
+    List {
+        /// Only those in this state: open, repairing or resolved
+        #[arg(long)]
+        state: Option<String>,
+    },
+    /// Tell the whole story of one issue
+    Show { id: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OperationCommand {
+    /// List all operations
+    List,
+    /// Show one operation and its steps
+    Show {
+        id: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// Show how machines reach the network
+    Show,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackendCommand {
+    /// List all backends, and why each can be used or not
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// List the policies in the order they are asked
+    List,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_are_taken_before_and_after_a_command() {
+        for line in ["vman -o json --storage /s vm list", "vman vm list -o json --storage /s"] {
+            let global = parse(line).unwrap().global;
+            assert_eq!(global.output, Format::Json);
+            assert_eq!(global.storage, Some("/s".into()));
+        }
+    }
+
+    #[test]
+    fn waiting_has_a_usual_length_and_can_be_given_another() {
+        let wait = |line: &str| {
+            let Command::Vm(VmCommand::Start(action)) = parse(line).unwrap().command else {
+                panic!("{line} starts no VM");
+            };
+            action.wait.at_most()
+        };
+        assert_eq!(wait("vman vm start x"), None);
+        assert_eq!(wait("vman vm start x --wait"), Some(Duration::from_secs(60)));
+        assert_eq!(wait("vman vm start x --wait 5"), Some(Duration::from_secs(5)));
+        assert_eq!(wait("vman vm start --wait=5 x"), Some(Duration::from_secs(5)));
+        let refused = parse("vman vm start x --wait 0").map(|_| ());
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::ValueValidation);
+    }
+
+    #[test]
+    fn a_template_starts_from_a_kernel_or_a_firmware_and_not_from_both() {
+        let base = "vman template create t --cpus 1 --ram 64";
+        let with = |more: &str| parse(&format!("{base} {more}")).map(|_| ());
+        with("--kernel k --initrd i --cmdline c").unwrap();
+        with("--firmware f").unwrap();
+        let refusal = |more| with(more).unwrap_err().kind();
+        assert_eq!(refusal("--kernel k --firmware f"), ErrorKind::ArgumentConflict);
+        assert_eq!(refusal("--initrd i"), ErrorKind::MissingRequiredArgument);
+        assert_eq!(refusal("--firmware f --cmdline c"), ErrorKind::ArgumentConflict);
+    }
+}
