@@ -204,6 +204,33 @@ async fn a_deletion_that_need_not_be_waited_for_answers_202_with_its_operation()
 }
 
 #[tokio::test]
+async fn what_takes_a_while_is_waited_for_where_the_answer_is_its_end() {
+    let api = Api::new();
+    let later = async |effect: Effect| {
+        api.host.reached(effect, 1).await;
+        api.host.release(effect);
+    };
+    api.host.hold(Effect::CreateImage);
+    let (made, ()) =
+        tokio::join!(api.post("/disks", json!({"size": 1})), later(Effect::CreateImage));
+    let path = format!("/disks/{}", made.expect(201).id());
+    api.host.hold(Effect::DeleteImage);
+    let (deleted, ()) = tokio::join!(api.delete(&path), later(Effect::DeleteImage));
+    deleted.expect(204);
+}
+
+#[tokio::test]
+async fn a_disk_whose_image_takes_longer_than_the_client_waits_is_202() {
+    let api = Api::new();
+    api.host.hold(Effect::CreateImage);
+    let body = Body::from(json!({"size": 1}).to_string());
+    let answer = api.send("POST", "/disks", &[("prefer", "wait=0")], body).await.expect(202);
+    assert_eq!(answer.json()["state"], "creating");
+    assert!(answer.header("location").starts_with("/operations/"));
+    api.delete(&format!("/disks/{}", answer.id())).await.expect_problem(409, "being-created");
+}
+
+#[tokio::test]
 async fn a_deletion_that_fails_is_503_and_not_204() {
     let api = Api::new();
     let disk = api.new_disk().await;
