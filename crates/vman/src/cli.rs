@@ -9,6 +9,8 @@ use crate::config;
 
 /// Seconds that `--wait` waits if it does not say.
 const WAIT_DEFAULT: &str = "60";
+/// Seconds that it may say at the most: a day.
+const WAIT_MAX: i64 = 86_400;
 
 /// Manages virtual machines.
 #[derive(Debug, Parser)]
@@ -171,8 +173,11 @@ pub(crate) struct Action {
 pub(crate) struct Wait {
     /// Wait for the end, this long at the most
     #[arg(
-        long = "wait", value_name = "SECONDS", num_args = 0..=1,
-        default_missing_value = WAIT_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=86_400)
+        long = "wait",
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = WAIT_DEFAULT,
+        value_parser = clap::value_parser!(u32).range(1..=WAIT_MAX)
     )]
     seconds: Option<u32>,
 }

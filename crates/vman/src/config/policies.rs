@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Policy;
+use super::error::Origin;
 use super::reader::Reader;
 use super::surroundings::system_library;
 use super::values::{PolicyMode, json};
@@ -42,7 +43,12 @@ pub(super) fn chain(
 ) -> Vec<Policy> {
     let tables = reader.tables("policy");
     if tables.is_empty() {
-        return default_chain(folder, warnings);
+        let chain = default_chain(folder, warnings);
+        for Policy { name, path, .. } in &chain {
+            reader.settle("policy[0].name".to_owned(), name, Origin::Default);
+            reader.settle("policy[0].path".to_owned(), path, Origin::Default);
+        }
+        return chain;
     }
     if tables.len() > CHAIN_MAX {
         let (origin, _) = &tables[CHAIN_MAX];

@@ -18,7 +18,7 @@ pub(crate) fn check<W: Write>(loaded: &Loaded, out: &mut Output<W>) -> io::Resul
     }
 }
 
-/// Every value with where it came from, as TOML.
+/// Every value with where it came from: as TOML, but for the policies, whose keys are numbered.
 pub(crate) fn table<W: Write>(loaded: &Loaded, out: &mut Output<W>) -> io::Result<()> {
     let lines: Vec<(String, &Origin)> = loaded
         .settings
