@@ -14,8 +14,8 @@ pub struct Policy {
     /// `built-in`, or the path of the component.
     #[schema(example = "built-in")]
     pub source: String,
-    /// SHA-256 of the component, in hexadecimal.
-    pub hash: String,
+    /// SHA-256 of the component, in hexadecimal; `null` while it is off.
+    pub hash: Option<String>,
     /// The kinds of issue it wants to see; empty: all.
     #[schema(example = json!(["vm.process-missing"]))]
     pub kinds: Vec<String>,

@@ -27,10 +27,13 @@ use crate::{convert, docs};
 const CREATION_WAIT: Duration = Duration::from_secs(30);
 
 /// All disks, in the order of creation
-#[utoipa::path(get, path = "/disks", tag = "disks", params(PageQuery), responses(
-    (status = 200, description = "A page of them", body = [body::Disk]),
-    docs::BadQuery, docs::NotNow,
-))]
+#[utoipa::path(get, path = "/disks", operation_id = "list_disks", tag = "disks",
+    params(PageQuery),
+    responses(
+        (status = 200, description = "A page of them", body = [body::Disk]),
+        docs::BadQuery, docs::NotNow,
+    )
+)]
 pub(crate) async fn list(
     State(app): State<App>,
     Query(mut query): Query,
@@ -44,7 +47,8 @@ pub(crate) async fn list(
 }
 
 /// Make a disk with an empty image
-#[utoipa::path(post, path = "/disks", tag = "disks", request_body = body::NewDisk,
+#[utoipa::path(post, path = "/disks", operation_id = "create_disk", tag = "disks",
+    request_body = body::NewDisk,
     params(("Prefer" = Option<String>, Header, description = "`respond-async`, `wait=N`")),
     responses(
         (status = 201, description = "Made", body = body::Disk,
@@ -77,8 +81,12 @@ pub(crate) async fn create(
 }
 
 /// One disk
-#[utoipa::path(get, path = "/disks/{id}", tag = "disks", params(("id" = uuid::Uuid, Path)),
-    responses((status = 200, body = body::Disk), docs::Unknown, docs::NotNow)
+#[utoipa::path(get, path = "/disks/{id}", operation_id = "get_disk", tag = "disks",
+    params(("id" = uuid::Uuid, Path)),
+    responses(
+        (status = 200, description = "The disk", body = body::Disk),
+        docs::Unknown, docs::NotNow,
+    )
 )]
 pub(crate) async fn get(
     State(app): State<App>,
@@ -88,7 +96,7 @@ pub(crate) async fn get(
 }
 
 /// Delete a disk that no VM has, and its image
-#[utoipa::path(delete, path = "/disks/{id}", tag = "disks",
+#[utoipa::path(delete, path = "/disks/{id}", operation_id = "delete_disk", tag = "disks",
     params(
         ("id" = uuid::Uuid, Path),
         ("Prefer" = Option<String>, Header, description = "`respond-async`, `wait=N`"),
@@ -110,7 +118,7 @@ pub(crate) async fn delete(
 }
 
 /// Give a disk to a VM
-#[utoipa::path(post, path = "/disks/{id}/attach", tag = "disks",
+#[utoipa::path(post, path = "/disks/{id}/attach", operation_id = "attach_disk", tag = "disks",
     request_body = body::AttachDisk,
     params(
         ("id" = uuid::Uuid, Path),
@@ -134,7 +142,7 @@ pub(crate) async fn attach(
 }
 
 /// Take a disk from its VM
-#[utoipa::path(post, path = "/disks/{id}/detach", tag = "disks",
+#[utoipa::path(post, path = "/disks/{id}/detach", operation_id = "detach_disk", tag = "disks",
     params(
         ("id" = uuid::Uuid, Path),
         ("Prefer" = Option<String>, Header, description = "`wait=N` waits for the end"),

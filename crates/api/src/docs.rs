@@ -37,19 +37,23 @@ impl Documents {
 }
 
 /// The API as an OpenAPI document
-#[utoipa::path(get, path = "/openapi.yaml", tag = "about", responses(
-    (status = 200, description = "This document in YAML", body = String,
-        content_type = "application/yaml"),
-))]
+#[utoipa::path(get, path = "/openapi.yaml", operation_id = "get_openapi_yaml", tag = "about",
+    responses(
+        (status = 200, description = "This document in YAML", body = String,
+            content_type = "application/yaml"),
+    )
+)]
 pub(crate) async fn yaml(Extension(documents): Extension<Documents>) -> Response {
     ([(header::CONTENT_TYPE, "application/yaml")], documents.yaml.to_string()).into_response()
 }
 
 /// The API as an OpenAPI document
-#[utoipa::path(get, path = "/openapi.json", tag = "about", responses(
-    (status = 200, description = "This document in JSON", body = String,
-        content_type = "application/json"),
-))]
+#[utoipa::path(get, path = "/openapi.json", operation_id = "get_openapi_json", tag = "about",
+    responses(
+        (status = 200, description = "This document in JSON", body = String,
+            content_type = "application/json"),
+    )
+)]
 pub(crate) async fn json(Extension(documents): Extension<Documents>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], documents.json.to_string()).into_response()
 }

@@ -10,7 +10,7 @@ use crate::problem::Fault;
 use crate::state::App;
 
 /// Whether the daemon answers; needs no token
-#[utoipa::path(get, path = "/health", tag = "about", responses(
+#[utoipa::path(get, path = "/health", operation_id = "get_health", tag = "about", responses(
     (status = 200, description = "It does", body = body::Health),
 ))]
 pub(crate) async fn health(State(app): State<App>) -> Json<body::Health> {
@@ -18,7 +18,7 @@ pub(crate) async fn health(State(app): State<App>) -> Json<body::Health> {
 }
 
 /// Whether the observer has looked at the host once
-#[utoipa::path(get, path = "/ready", tag = "about", responses(
+#[utoipa::path(get, path = "/ready", operation_id = "get_ready", tag = "about", responses(
     (status = 200, description = "It has", body = body::Ready), docs::NotNow,
 ))]
 pub(crate) async fn ready(State(app): State<App>) -> Result<Json<body::Ready>, Fault> {

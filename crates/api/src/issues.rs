@@ -18,7 +18,7 @@ const STATES: [&str; 3] = ["open", "repairing", "resolved"];
 const STORY_LENGTH_MAX: usize = 100;
 
 /// All issues, newest first
-#[utoipa::path(get, path = "/issues", tag = "issues",
+#[utoipa::path(get, path = "/issues", operation_id = "list_issues", tag = "issues",
     params(
         ("state" = Option<String>, Query, description = "Only those in this state"),
         PageQuery,
@@ -50,8 +50,12 @@ pub(crate) async fn list(
 }
 
 /// One issue with its whole story: evidence, what the policies answered, and what was done
-#[utoipa::path(get, path = "/issues/{id}", tag = "issues", params(("id" = uuid::Uuid, Path)),
-    responses((status = 200, body = body::Issue), docs::Unknown, docs::NotNow)
+#[utoipa::path(get, path = "/issues/{id}", operation_id = "get_issue", tag = "issues",
+    params(("id" = uuid::Uuid, Path)),
+    responses(
+        (status = 200, description = "The issue", body = body::Issue),
+        docs::Unknown, docs::NotNow,
+    )
 )]
 pub(crate) async fn get(
     State(app): State<App>,

@@ -18,10 +18,13 @@ use crate::state::App;
 use crate::{convert, docs};
 
 /// All operations, newest first
-#[utoipa::path(get, path = "/operations", tag = "operations", params(PageQuery), responses(
-    (status = 200, description = "A page of them", body = [body::Operation]),
-    docs::BadQuery, docs::NotNow,
-))]
+#[utoipa::path(get, path = "/operations", operation_id = "list_operations", tag = "operations",
+    params(PageQuery),
+    responses(
+        (status = 200, description = "A page of them", body = [body::Operation]),
+        docs::BadQuery, docs::NotNow,
+    )
+)]
 pub(crate) async fn list(
     State(app): State<App>,
     Query(mut query): Query,
@@ -36,14 +39,15 @@ pub(crate) async fn list(
 }
 
 /// One operation, now or once it has ended
-#[utoipa::path(get, path = "/operations/{id}", tag = "operations",
+#[utoipa::path(get, path = "/operations/{id}", operation_id = "get_operation", tag = "operations",
     params(
         ("id" = uuid::Uuid, Path),
         ("wait" = Option<String>, Query, description = "How long to wait for its end, e.g. `30s` \
             or `500ms`; more than 60 seconds are taken as 60", example = "30s"),
     ),
     responses(
-        (status = 200, body = body::Operation), docs::BadQuery, docs::Unknown, docs::NotNow,
+        (status = 200, description = "The operation", body = body::Operation),
+        docs::BadQuery, docs::Unknown, docs::NotNow,
     )
 )]
 pub(crate) async fn get(

@@ -18,10 +18,13 @@ use crate::state::App;
 use crate::{accepted, convert, docs};
 
 /// All templates, by name
-#[utoipa::path(get, path = "/templates", tag = "templates", params(PageQuery), responses(
-    (status = 200, description = "A page of them", body = [body::Template]),
-    docs::BadQuery, docs::NotNow,
-))]
+#[utoipa::path(get, path = "/templates", operation_id = "list_templates", tag = "templates",
+    params(PageQuery),
+    responses(
+        (status = 200, description = "A page of them", body = [body::Template]),
+        docs::BadQuery, docs::NotNow,
+    )
+)]
 pub(crate) async fn list(
     State(app): State<App>,
     Query(mut query): Query,
@@ -36,7 +39,8 @@ pub(crate) async fn list(
 }
 
 /// Make a template
-#[utoipa::path(post, path = "/templates", tag = "templates", request_body = body::NewTemplate,
+#[utoipa::path(post, path = "/templates", operation_id = "create_template", tag = "templates",
+    request_body = body::NewTemplate,
     responses(
         (status = 201, description = "Made", body = body::Template,
             headers(("Location" = String, description = "The template"))),
@@ -55,9 +59,12 @@ pub(crate) async fn create(
 }
 
 /// One template
-#[utoipa::path(get, path = "/templates/{name}", tag = "templates",
+#[utoipa::path(get, path = "/templates/{name}", operation_id = "get_template", tag = "templates",
     params(("name" = String, Path)),
-    responses((status = 200, body = body::Template), docs::Unknown, docs::NotNow)
+    responses(
+        (status = 200, description = "The template", body = body::Template),
+        docs::Unknown, docs::NotNow,
+    )
 )]
 pub(crate) async fn get(
     State(app): State<App>,
@@ -69,7 +76,8 @@ pub(crate) async fn get(
 }
 
 /// Delete a template that no VM is made from
-#[utoipa::path(delete, path = "/templates/{name}", tag = "templates",
+#[utoipa::path(delete, path = "/templates/{name}",
+    operation_id = "delete_template", tag = "templates",
     params(("name" = String, Path)),
     responses(
         (status = 204, description = "Deleted"), docs::Unknown, docs::Conflict, docs::NotNow,

@@ -22,7 +22,7 @@ use crate::state::{ApiState, App};
 use crate::{convert, docs};
 
 /// All VMs, in the order of creation
-#[utoipa::path(get, path = "/vms", tag = "vms",
+#[utoipa::path(get, path = "/vms", operation_id = "list_vms", tag = "vms",
     params(
         ("state" = Option<String>, Query, description = "Only those in this state"),
         PageQuery,
@@ -51,11 +51,14 @@ pub(crate) async fn list(
 }
 
 /// Make a VM from a template
-#[utoipa::path(post, path = "/vms", tag = "vms", request_body = body::NewVm, responses(
-    (status = 201, description = "Made, and stopped", body = body::Vm,
-        headers(("Location" = String, description = "The VM"))),
-    docs::BadBody, docs::Unknown, docs::Conflict, docs::NotNow,
-))]
+#[utoipa::path(post, path = "/vms", operation_id = "create_vm", tag = "vms",
+    request_body = body::NewVm,
+    responses(
+        (status = 201, description = "Made, and stopped", body = body::Vm,
+            headers(("Location" = String, description = "The VM"))),
+        docs::BadBody, docs::Unknown, docs::Conflict, docs::NotNow,
+    )
+)]
 pub(crate) async fn create(
     State(app): State<App>,
     JsonBody(fields): JsonBody,
@@ -68,8 +71,12 @@ pub(crate) async fn create(
 }
 
 /// One VM
-#[utoipa::path(get, path = "/vms/{id}", tag = "vms", params(("id" = uuid::Uuid, Path)),
-    responses((status = 200, body = body::Vm), docs::Unknown, docs::NotNow)
+#[utoipa::path(get, path = "/vms/{id}", operation_id = "get_vm", tag = "vms",
+    params(("id" = uuid::Uuid, Path)),
+    responses(
+        (status = 200, description = "The VM", body = body::Vm),
+        docs::Unknown, docs::NotNow,
+    )
 )]
 pub(crate) async fn get(
     State(app): State<App>,
@@ -79,7 +86,7 @@ pub(crate) async fn get(
 }
 
 /// Delete a VM; stops it, and frees its disks
-#[utoipa::path(delete, path = "/vms/{id}", tag = "vms",
+#[utoipa::path(delete, path = "/vms/{id}", operation_id = "delete_vm", tag = "vms",
     params(
         ("id" = uuid::Uuid, Path),
         ("Prefer" = Option<String>, Header, description = "`respond-async`, `wait=N`"),
@@ -101,9 +108,9 @@ pub(crate) async fn delete(
 }
 
 macro_rules! action {
-    ($(#[doc = $doc:literal])* $name:ident, $path:literal, $command:expr) => {
+    ($(#[doc = $doc:literal])* $name:ident, $id:literal, $path:literal, $command:expr) => {
         $(#[doc = $doc])*
-        #[utoipa::path(post, path = $path, tag = "vms",
+        #[utoipa::path(post, path = $path, operation_id = $id, tag = "vms",
             params(
                 ("id" = uuid::Uuid, Path),
                 ("Prefer" = Option<String>, Header, description = "`wait=N` waits for the end"),
@@ -128,15 +135,15 @@ macro_rules! action {
 
 action!(
     /// Start a VM
-    start, "/vms/{id}/actions/start", VmCommand::Start
+    start, "start_vm", "/vms/{id}/actions/start", VmCommand::Start
 );
 action!(
     /// Stop a VM by its power button, and firmly after a grace
-    stop, "/vms/{id}/actions/stop", VmCommand::Stop
+    stop, "stop_vm", "/vms/{id}/actions/stop", VmCommand::Stop
 );
 action!(
     /// Stop a VM and start it again
-    restart, "/vms/{id}/actions/restart", VmCommand::Restart
+    restart, "restart_vm", "/vms/{id}/actions/restart", VmCommand::Restart
 );
 
 async fn act(

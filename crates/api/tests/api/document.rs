@@ -71,8 +71,11 @@ async fn every_operation_has_its_responses_its_problems_and_its_security() {
     assert_eq!(document["info"]["version"], "1.2.3");
     assert_eq!(document["security"][0]["token"], Value::Array(vec![]));
     assert_eq!(document["components"]["securitySchemes"]["token"]["scheme"], "bearer");
+    let mut ids = BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(ids.insert(id), "{id} is not unique");
             let responses = operation["responses"].as_object().unwrap();
             let has = |status: &str| responses.contains_key(status);
             assert!(responses.keys().any(|status| status.starts_with('2')), "{method} {path}");
@@ -81,6 +84,7 @@ async fn every_operation_has_its_responses_its_problems_and_its_security() {
             assert_eq!(has("404"), path.contains('{') || path == "/vms" && method == "post");
             assert_eq!(has("413"), method == "post", "{method} {path}");
             assert!(operation["summary"].is_string(), "{method} {path}");
+            assert!(responses.values().all(|each| each["description"].is_string()), "{path}");
             for (status, response) in responses.iter().filter(|(s, _)| !s.starts_with('2')) {
                 let schema = &response["content"]["application/problem+json"]["schema"];
                 assert_eq!(schema["$ref"], "#/components/schemas/Problem", "{path} {status}");

@@ -209,7 +209,7 @@ fn policy() -> Policy {
         name: "log-only".to_owned(),
         mode: "enforce".to_owned(),
         source: "built-in".to_owned(),
-        hash: "0".repeat(64),
+        hash: Some("0".repeat(64)),
         kinds: vec![],
     }
 }

@@ -1,7 +1,10 @@
 //! Commands by HTTP: what they answer, and what they bring about.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 use vman_core::ident::VmId;
 use vman_core::operation::Effect;
 
@@ -203,11 +206,13 @@ async fn a_deletion_that_need_not_be_waited_for_answers_202_with_its_operation()
     api.delete(&format!("/vms/{vm}")).await.expect_problem(404, "not-found");
 }
 
-#[tokio::test]
+/// Time stands still until everybody waits, so it passes at once and to the millisecond.
+#[tokio::test(start_paused = true)]
 async fn what_takes_a_while_is_waited_for_where_the_answer_is_its_end() {
     let api = Api::new();
     let later = async |effect: Effect| {
         api.host.reached(effect, 1).await;
+        sleep(Duration::from_secs(29)).await;
         api.host.release(effect);
     };
     api.host.hold(Effect::CreateImage);
@@ -217,6 +222,24 @@ async fn what_takes_a_while_is_waited_for_where_the_answer_is_its_end() {
     api.host.hold(Effect::DeleteImage);
     let (deleted, ()) = tokio::join!(api.delete(&path), later(Effect::DeleteImage));
     deleted.expect(204);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_waited_for_for_ever() {
+    let api = Api::new();
+    let begun = Instant::now();
+    let disk = api.new_disk().await;
+    api.host.hold(Effect::DeleteImage);
+    let answer = api.delete(&format!("/disks/{disk}")).await.expect(202);
+    assert_eq!(answer.json()["kind"], "disk.delete");
+    let operation = format!("{}?wait=10h", answer.header("location"));
+    assert_eq!(api.get(&operation).await.expect(200).json()["ended_at"], Value::Null);
+    api.host.hold(Effect::CreateImage);
+    api.post("/disks", json!({"size": 1})).await.expect(202);
+    let vm = api.new_vm().await;
+    api.host.hold(Effect::Launch);
+    api.prefer("POST", &format!("/vms/{vm}/actions/start"), "wait=3600").await.expect(202);
+    assert_eq!(begun.elapsed().as_secs(), 60 + 60 + 30 + 60);
 }
 
 #[tokio::test]
