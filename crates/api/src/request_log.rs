@@ -13,8 +13,8 @@ use uuid::Uuid;
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Characters of an id that a client chose.
 const REQUEST_ID_LENGTH_MAX: usize = 64;
-/// The service name of this crate in the log.
-pub(crate) const LOG_TARGET: &str = "api";
+/// What this crate's lines are known by; the daemon's log shows it as the service `api`.
+pub(crate) const LOG_TARGET: &str = "vman_api";
 
 /// Runs the request in a span with its id, and tells how it ended.
 pub(crate) async fn log(request: Request, next: Next) -> Response {
