@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 pub struct Backend {
     #[schema(example = "qemu-kvm")]
     pub name: String,
-    /// `built-in`, or the path of the plugin's file.
-    #[schema(example = "built-in")]
+    /// `linked`, or the path of the plugin's file.
+    #[schema(example = "linked")]
     pub source: String,
     /// `declared`, `loaded`, `started` or `quarantined`.
     #[schema(example = "started")]
