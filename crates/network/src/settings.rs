@@ -24,7 +24,7 @@ pub struct NetworkConfig {
     pub subnet: Ipv4Net,
     /// The router's address; none = the first host of `subnet`.
     pub gateway: Option<Ipv4Addr>,
-    /// The name server guests are given; none = the mode's own.
+    /// The name server guests are given, outside `subnet`; none = the mode's own.
     pub dns: Option<Ipv4Addr>,
     /// An interface name: 1 to 15 bytes, no `/`, `:` or white space.
     pub bridge: String,
@@ -141,16 +141,15 @@ fn check_dns(dns: Ipv4Addr, subnet: Option<Subnet>) -> Result<(), String> {
     if !is_ordinary(dns) {
         return Err(format!("{dns} is no address that a guest can reach; use a name server's"));
     }
-    let Some(subnet) = subnet else { return Ok(()) };
-    // In user mode the gateway answers no queries (QEMU refuses the pair).
-    if dns == subnet.gateway() {
-        return Err(format!("{dns} is the gateway's address; use another, or leave it out"));
+    match subnet {
+        // A VM could get that very address, and QEMU would not start it.
+        Some(subnet) if subnet.network().contains(&dns) => Err(format!(
+            "{dns} is in {}, where VMs get their addresses; use a name server elsewhere, or leave \
+             it out",
+            subnet.network()
+        )),
+        Some(_) | None => Ok(()),
     }
-    let network = subnet.network();
-    if dns == network.network() || dns == network.broadcast() {
-        return Err(format!("{dns} is not a host address of {network}"));
-    }
-    Ok(())
 }
 
 /// The rules of `dev_valid_name` in Linux.
@@ -246,7 +245,7 @@ mod tests {
             let gateway = Some(ip(gateway));
             assert_eq!(refused(|config| config.gateway = gateway), ["gateway"], "{gateway:?}");
         }
-        for dns in ["10.77.0.1", "10.77.0.255", "127.0.0.53", "0.0.0.0", "239.1.1.1"] {
+        for dns in ["10.77.0.1", "10.77.0.9", "10.77.0.255", "127.0.0.53", "0.0.0.0", "239.1.1.1"] {
             assert_eq!(refused(|config| config.dns = Some(ip(dns))), ["dns"], "{dns}");
         }
         with(|config| config.dns = Some(ip("9.9.9.9"))).expect("a name server elsewhere is fine");
