@@ -80,7 +80,7 @@ pub(crate) fn policies<W: Write>(
     let row = |policy: Policy| {
         let kinds =
             if policy.kinds.is_empty() { "all".to_owned() } else { policy.kinds.join(", ") };
-        vec![policy.name, policy.mode, kinds, policy.hash, policy.source]
+        vec![policy.name, policy.mode, kinds, policy.hash.unwrap_or_default(), policy.source]
     };
     let policies: Vec<Policy> = parsed(what, body)?;
     let titles = ["NAME", "MODE", "KINDS", "HASH", "SOURCE"];

@@ -65,6 +65,8 @@ pub(crate) enum PolicyMode {
 pub(crate) enum NetworkMode {
     /// The best that works here.
     Auto,
+    /// Machines are joined to a bridge of the host.
+    Bridge,
     /// The backend itself routes.
     User,
     /// Machines have no card.

@@ -1,0 +1,111 @@
+//! `<storage>/run/`: the lock that keeps a second daemon out, and the address this one listens on.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::ServeError;
+
+const FOLDER_MODE: u32 = 0o700;
+
+/// Held for as long as the daemon runs; the kernel lets go of the lock however it ends.
+#[derive(Debug)]
+pub(super) struct RunFolder {
+    folder: PathBuf,
+    _lock: File,
+    address_told: bool,
+}
+
+impl RunFolder {
+    pub(super) fn open(storage: &Path) -> Result<Self, ServeError> {
+        let folder = storage.join("run");
+        let failed = |source| ServeError::folder(storage, source);
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(FOLDER_MODE)
+            .create(&folder)
+            .map_err(failed)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(folder.join("lock"))
+            .map_err(failed)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(ServeError::InUse(storage.to_owned()));
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+        let opened = Self { folder, _lock: lock, address_told: false };
+        // One that a killed daemon left would lead clients astray.
+        opened.forget_address().map_err(failed)?;
+        Ok(opened)
+    }
+
+    /// Written beside and renamed, so that a reader never sees half of it.
+    pub(super) fn tell_address(&mut self, address: SocketAddr) -> Result<(), ServeError> {
+        let written = || -> io::Result<()> {
+            let beside = self.folder.join(".address");
+            let mut file = File::create(&beside)?;
+            write!(file, "{address}")?;
+            file.sync_all()?;
+            std::fs::rename(&beside, self.address_file())
+        };
+        written().map_err(|source| ServeError::folder(&self.folder, source))?;
+        self.address_told = true;
+        Ok(())
+    }
+
+    fn address_file(&self) -> PathBuf {
+        self.folder.join("address")
+    }
+
+    fn forget_address(&self) -> io::Result<()> {
+        match std::fs::remove_file(self.address_file()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        if self.address_told
+            && let Err(error) = self.forget_address()
+        {
+            tracing::warn!(%error, "the address file stays behind");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_daemon_is_kept_out_until_the_first_has_ended() {
+        let storage = tempfile::tempdir().expect("temporary folder");
+        let first = RunFolder::open(storage.path()).expect("first");
+        assert!(matches!(RunFolder::open(storage.path()), Err(ServeError::InUse(_))));
+        drop(first);
+        RunFolder::open(storage.path()).expect("after the first");
+    }
+
+    #[test]
+    fn the_address_is_there_while_the_daemon_is() {
+        let storage = tempfile::tempdir().expect("temporary folder");
+        let mut folder = RunFolder::open(storage.path()).expect("opened");
+        folder.tell_address("127.0.0.1:8123".parse().expect("address")).expect("told");
+        let file = storage.path().join("run/address");
+        assert_eq!(std::fs::read_to_string(&file).expect("read"), "127.0.0.1:8123");
+        drop(folder);
+        assert!(!file.exists());
+    }
+}
