@@ -92,7 +92,7 @@ fn spin() -> ! {
 fn hoard() -> ! {
     let mut kept = Vec::new();
     loop {
-        kept.push(core::hint::black_box(vec![1_u8; CHUNK]));
+        kept.push(core::hint::black_box(Vec::<u8>::with_capacity(CHUNK)));
     }
 }
 
