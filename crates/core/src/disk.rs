@@ -149,7 +149,7 @@ impl DiskState {
 }
 
 /// The guest device a disk is asked to be, e.g. `/dev/sdb`. The letter orders the disks of a VM;
-/// the guest's driver chooses the name it really uses, so [`Disk::device_path`] is the one to trust.
+/// the guest's driver chooses the name it really uses: [`Disk::device_path`] is the one to trust.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MountPoint {
     letter: char,

@@ -159,7 +159,7 @@ impl Denied {
     }
 }
 
-/// What a VM is once an operation of this verb has ended well; `None` for a verb that is not a VM's.
+/// What a VM is once an operation of this verb has ended well; `None` for another subject's verb.
 pub fn vm_end(verb: Verb) -> Option<Done<VmState>> {
     match verb {
         Verb::VmStart | Verb::VmRestart | Verb::VmMarkRunning => {

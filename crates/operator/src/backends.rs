@@ -1,5 +1,5 @@
-//! Chooses the backend: by name, by file, or the best usable one. Every known one is probed, so that
-//! people can be told what this host can do and why.
+//! Chooses the backend: by name, by file, or the best usable one. Every known one is probed, so
+//! that people can be told what this host can do and why.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! The backend `qemu-kvm`: `vman-plugin-qemu` with hardware virtualisation (KVM). Nothing but that choice is
-//! made here.
+//! The backend `qemu-kvm`: `vman-plugin-qemu` with hardware virtualisation (KVM). Nothing but that
+//! choice is made here.
 
 use vman_plugin_qemu::{Acceleration, Accelerator, Qemu};
 

@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn a_module_is_loaded_after_what_it_needs() {
-        let text = "kernel/net/virtio-net.ko.xz: kernel/net/net_failover.ko kernel/net/failover.ko\n\
+        let text = "kernel/net/virtio-net.ko.xz: kernel/net/net_failover.ko \
+                    kernel/net/failover.ko\n\
                     kernel/net/failover.ko:\n";
         let needs = Needs::parse(text);
         let files = ["kernel/net/failover.ko", "kernel/net/net_failover.ko"];
