@@ -1,0 +1,255 @@
+//! A client that knows nothing but the documented API drives its twenty endpoints, and those beside
+//! them, with the fields, codes and units that are promised. Machines are simulated.
+#![cfg(test)]
+
+use std::net::Ipv4Addr;
+
+use serde_json::{Value, json};
+use vman_tests::{Daemon, NO_BODY, Setup, text};
+
+/// The endpoints of the original system.
+const ORIGINAL: [(&str, &str); 20] = [
+    ("post", "/templates"),
+    ("get", "/templates"),
+    ("delete", "/templates/{name}"),
+    ("post", "/vms"),
+    ("get", "/vms"),
+    ("get", "/vms/{id}"),
+    ("delete", "/vms/{id}"),
+    ("post", "/vms/{id}/actions/start"),
+    ("post", "/vms/{id}/actions/stop"),
+    ("post", "/vms/{id}/actions/restart"),
+    ("post", "/disks"),
+    ("get", "/disks"),
+    ("get", "/disks/{id}"),
+    ("delete", "/disks/{id}"),
+    ("post", "/disks/{id}/attach"),
+    ("post", "/disks/{id}/detach"),
+    ("get", "/health"),
+    ("get", "/openapi.yaml"),
+    ("get", "/observer/status"),
+    ("get", "/network/config"),
+];
+
+/// An id that nothing has.
+const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
+
+#[test]
+fn the_twenty_endpoints_are_documented() {
+    let daemon = daemon();
+    let document = daemon.get("/openapi.json").expect(200).body;
+    assert!(text(&document, "openapi").starts_with("3."));
+    for (method, path) in ORIGINAL {
+        let responses = &document["paths"][path][method]["responses"];
+        assert!(responses.as_object().is_some_and(|all| !all.is_empty()), "{method} {path}");
+    }
+    let yaml = daemon.get("/openapi.yaml").expect(200);
+    assert!(yaml.header("content-type").contains("yaml"), "{}", yaml.header("content-type"));
+    for (_, path) in ORIGINAL {
+        assert!(yaml.text.contains(&format!("\n  {path}:\n")), "{path} is not in the YAML");
+    }
+}
+
+#[test]
+fn templates_are_made_listed_and_deleted() {
+    let daemon = daemon();
+    let boot = json!({"kernel": "vmlinuz", "initrd": "initrd.gz", "cmdline": "console=ttyS0"});
+    let body = json!({"name": "big", "cpu_count": 4, "ram_amount": 2048, "boot": boot});
+    let made = daemon.post("/templates", &body).expect(201);
+    assert_eq!(made.header("location"), "/templates/big");
+    has(&made.body, &body);
+    assert_eq!(daemon.get("/templates/big").expect(200).body, made.body);
+    let plain = json!({"name": "plain", "cpu_count": 1, "ram_amount": 64});
+    has(&daemon.post("/templates", &plain).expect(201).body, &plain);
+    let again = daemon.post("/templates", &plain).expect(409);
+    assert_eq!(again.body["code"], "exists");
+    assert_eq!(ids(&daemon, "/templates", "name"), ["big", "plain"]);
+    let gone = daemon.delete("/templates/plain").expect(204);
+    assert_eq!(gone.text, "");
+    assert_eq!(ids(&daemon, "/templates", "name"), ["big"]);
+    daemon.delete("/templates/plain").expect(404);
+    daemon.get("/templates/plain").expect(404);
+}
+
+#[test]
+fn vms_are_made_listed_by_state_and_deleted() {
+    let daemon = daemon();
+    daemon.tiny_template();
+    let made = daemon.post("/vms", &json!({"vm_template": "tiny"})).expect(201);
+    has(&made.body, &json!({"vm_template": "tiny", "state": "stopped", "name": null}));
+    text(&made.body, "local_ip").parse::<Ipv4Addr>().expect("an IPv4 address");
+    let id = text(&made.body, "id").to_owned();
+    let other = daemon.new_vm("tiny");
+    assert_ne!(daemon.vm(&other)["local_ip"], made.body["local_ip"], "one address, one VM");
+    daemon.act(&id, "start");
+    assert_eq!(ids(&daemon, "/vms", "id"), [id.as_str(), other.as_str()]);
+    assert_eq!(ids(&daemon, "/vms?state=running", "id"), [id.as_str()]);
+    assert_eq!(ids(&daemon, "/vms?state=stopped", "id"), [other.as_str()]);
+    assert_eq!(ids(&daemon, "/vms?state=failed", "id"), [""; 0]);
+    let unknown = daemon.post("/vms", &json!({"vm_template": "nobodys"})).expect(404);
+    assert_eq!(unknown.body["code"], "template-not-found");
+    daemon.delete_all(&[format!("/vms/{id}"), format!("/vms/{other}")]);
+    assert_eq!(daemon.get("/vms").expect(200).text, "[]");
+}
+
+#[test]
+fn actions_answer_202_with_the_vm_and_its_operation_or_wait_for_the_end() {
+    let daemon = daemon();
+    daemon.tiny_template();
+    let id = daemon.new_vm("tiny");
+    let accepted = daemon.post(&action(&id, "start"), &NO_BODY).expect(202);
+    assert_eq!(accepted.body["id"], id.as_str());
+    let operation = daemon.operation(accepted.header("location"));
+    has(&operation, &json!({"kind": "vm.start", "state": "succeeded", "reason": {"kind": "user"}}));
+    assert_eq!(operation["subject"], json!({"kind": "vm", "id": id}));
+    assert!(operation["duration_ms"].is_u64(), "{operation}");
+    let so = daemon.post(&action(&id, "start"), &NO_BODY).expect(200);
+    assert_eq!(so.body["state"], "running");
+    for (verb, state) in [("restart", "running"), ("stop", "stopped"), ("start", "running")] {
+        let waited =
+            daemon.client().send("POST", &action(&id, verb), &[("prefer", "wait=30")], &[]);
+        let waited = waited.expect(200);
+        assert_eq!(waited.body["state"], state, "{verb}");
+        assert_eq!(waited.header("preference-applied"), "wait=30");
+        assert!(waited.header("location").starts_with("/operations/"));
+    }
+    let deleted =
+        daemon.client().send("DELETE", &format!("/vms/{id}"), &[("prefer", "respond-async")], &[]);
+    let deleted = deleted.expect(202);
+    assert_eq!(daemon.operation(deleted.header("location"))["state"], "succeeded");
+    daemon.get(&format!("/vms/{id}")).expect(404);
+}
+
+#[test]
+fn disks_are_made_attached_detached_and_deleted() {
+    let daemon = daemon();
+    daemon.tiny_template();
+    let body = json!({"size": 3, "mount_point": "/dev/sdd", "format": "raw"});
+    let made = daemon.post("/disks", &body).expect(201);
+    let id = text(&made.body, "id").to_owned();
+    assert_eq!(made.header("location"), format!("/disks/{id}"));
+    has(&made.body, &body);
+    has(&made.body, &json!({"state": "available", "vm_id": null}));
+    assert!(text(&made.body, "device_path").starts_with("/dev/disk/by-id/"), "{}", made.body);
+    let plain = daemon.new_disk();
+    has(&daemon.disk(&plain), &json!({"size": 1, "format": "qcow2"}));
+    assert_eq!(ids(&daemon, "/disks", "id"), [id.as_str(), plain.as_str()]);
+    let vm = daemon.new_vm("tiny");
+    let accepted = daemon.post(&format!("/disks/{id}/attach"), &json!({"vm_id": vm})).expect(202);
+    has(&accepted.body, &json!({"state": "attached", "vm_id": vm, "mount_point": "/dev/sdd"}));
+    daemon.operation(accepted.header("location"));
+    let again = daemon.post(&format!("/disks/{id}/attach"), &json!({"vm_id": vm})).expect(200);
+    assert_eq!(again.body["vm_id"], vm.as_str());
+    let other = json!({"vm_id": daemon.new_vm("tiny")});
+    let elsewhere = daemon.post(&format!("/disks/{id}/attach"), &other).expect(409);
+    assert_eq!(elsewhere.body["code"], "attached-elsewhere");
+    assert_eq!(daemon.delete(&format!("/disks/{id}")).expect(409).body["code"], "attached");
+    daemon.operate(&format!("/disks/{id}/detach"), &NO_BODY);
+    has(&daemon.disk(&id), &json!({"state": "available", "vm_id": null}));
+    daemon.delete_all(&[format!("/disks/{id}"), format!("/disks/{plain}")]);
+}
+
+#[test]
+fn what_is_not_there_is_404_with_the_object_named() {
+    let daemon = daemon();
+    for (method, path, body) in [
+        ("GET", "/vms/ID", NO_BODY),
+        ("DELETE", "/vms/ID", NO_BODY),
+        ("POST", "/vms/ID/actions/start", NO_BODY),
+        ("POST", "/vms/ID/actions/stop", NO_BODY),
+        ("POST", "/vms/ID/actions/restart", NO_BODY),
+        ("GET", "/disks/ID", NO_BODY),
+        ("DELETE", "/disks/ID", NO_BODY),
+        ("POST", "/disks/ID/attach", json!({"vm_id": NOBODY})),
+        ("POST", "/disks/ID/detach", NO_BODY),
+        ("GET", "/operations/ID", NO_BODY),
+        ("GET", "/issues/ID", NO_BODY),
+    ] {
+        let path = path.replace("ID", NOBODY);
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let answer = daemon.client().send(method, &path, &[], body.as_bytes()).expect(404);
+        assert_eq!(answer.body["code"], "not-found", "{method} {path}");
+        assert_eq!(answer.body["object"]["id"], NOBODY, "{method} {path}");
+    }
+}
+
+#[test]
+fn the_daemon_tells_about_itself_its_network_its_backends_and_its_policies() {
+    let daemon = daemon();
+    let health = daemon.get("/health").expect(200).body;
+    assert_eq!(health["status"], "ok");
+    assert!(!text(&health, "version").is_empty());
+    let network = daemon.get("/network/config").expect(200).body;
+    has(&network, &json!({"mode": "user", "subnet": "10.77.0.0/24", "bridge": null}));
+    assert!(!text(&network, "reason").is_empty() && !text(&network, "gateway").is_empty());
+    let status = daemon.get("/observer/status").expect(200).body;
+    for field in ["last_look", "duration_us", "looks", "health", "interval_ms", "incoherences"] {
+        assert!(status.get(field).is_some(), "no {field} in {status}");
+    }
+    daemon.post("/observer/run", &NO_BODY).expect(202);
+    let backends = daemon.get("/backends").expect(200).body;
+    let backends = backends.as_array().expect("a list");
+    let selected: Vec<_> = backends.iter().filter(|one| one["selected"] == true).collect();
+    assert_eq!(selected.len(), 1, "{backends:?}");
+    has(selected[0], &json!({"name": "dry-run", "usable": true}));
+    for name in ["qemu-kvm", "qemu-tcg"] {
+        assert!(backends.iter().any(|one| one["name"] == name), "no {name} in {backends:?}");
+    }
+    let policies = daemon.get("/policies").expect(200).body;
+    has(&policies[0], &json!({"name": "log-only", "mode": "enforce"}));
+    assert_eq!(daemon.get("/issues?state=open").expect(200).text, "[]");
+    daemon.get("/ready").expect(200);
+}
+
+#[test]
+fn lists_come_in_pages_and_name_the_next_one() {
+    let daemon = daemon();
+    for name in ["a", "b", "c"] {
+        daemon.template(name, &json!({"firmware": "tiny.rom"}));
+    }
+    let mut seen = Vec::new();
+    let mut next = "/templates?limit=2".to_owned();
+    for _ in 0..2 {
+        let page = daemon.get(&next).expect(200);
+        let names = page.body.as_array().expect("a list").iter();
+        seen.extend(names.map(|one| text(one, "name").to_owned()));
+        let link = page.header("link");
+        let path = link.strip_prefix('<').and_then(|rest| rest.split('>').next());
+        let Some(path) = path else { break };
+        next = path.to_owned();
+    }
+    assert_eq!(seen, ["a", "b", "c"]);
+}
+
+#[test]
+fn pages_of_the_configured_origins_may_call_and_no_others() {
+    let allowed = "https://console.example.org";
+    let daemon = Setup::backend("dry-run").cors_origin(allowed).start();
+    for (origin, expected) in [(allowed, allowed), ("https://evil.example", "")] {
+        let headers = [("origin", origin), ("access-control-request-method", "POST")];
+        let preflight = daemon.client().send("OPTIONS", "/vms", &headers, &[]);
+        assert_eq!(preflight.header("access-control-allow-origin"), expected);
+    }
+}
+
+fn daemon() -> Daemon {
+    Setup::backend("dry-run").boot_file("tiny.rom").start()
+}
+
+fn action(vm: &str, action: &str) -> String {
+    format!("/vms/{vm}/actions/{action}")
+}
+
+/// The object has every field of `fields` with its value.
+#[track_caller]
+fn has(object: &Value, fields: &Value) {
+    for (name, value) in fields.as_object().expect("fields") {
+        assert_eq!(&object[name], value, "{name} of {object}");
+    }
+}
+
+/// The `key` of each element, in the list's order.
+fn ids(daemon: &Daemon, path: &str, key: &str) -> Vec<String> {
+    let list = daemon.get(path).expect(200).body;
+    list.as_array().expect("a list").iter().map(|one| text(one, key).to_owned()).collect()
+}

@@ -1,0 +1,168 @@
+//! One daemon of one test: `vman serve` in a fresh folder, its address, its sudden and its orderly
+//! end, and what it leaves. A daemon is ended with the test, and with it every machine of its
+//! folder.
+#![allow(clippy::print_stderr, reason = "a test that fails shows the end of its daemon's log")]
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::leftovers::leftovers;
+use crate::paths;
+use crate::process::{Process, end_all, processes};
+use crate::rest::Client;
+use crate::setup::Setup;
+use crate::wait::{LONG, SOON, wait_for};
+
+/// Lines of its log that a failed test shows.
+const LOG_TAIL: usize = 60;
+/// Environment that would override the configuration.
+const OVERRIDES: &[&str] = &[
+    "VMAN_STORAGE_PATH",
+    "VMAN_OPERATOR_DRY_RUN",
+    "VMAN_LOG_LEVEL",
+    "VMAN_LOG_FILE",
+    "VMAN_LOG_DIR",
+    "VMAN_VLAN_ID",
+    "VMAN_BRIDGE_NAME",
+    "VMAN_SUBNET",
+    "VMAN_GATEWAY",
+    "VMAN_DNS",
+];
+
+/// A daemon, running or ended.
+#[derive(Debug)]
+pub struct Daemon {
+    folder: TempDir,
+    child: Child,
+    client: Client,
+}
+
+impl Daemon {
+    pub(crate) fn start(setup: &Setup) -> Self {
+        let folder = tempfile::Builder::new().prefix("vman-test-").tempdir();
+        let folder = folder.expect("a temporary folder can be made");
+        fs::write(folder.path().join("vman.toml"), setup.toml()).expect("the folder is ours");
+        setup.lend_boot_files(&folder.path().join("storage"));
+        let child = spawn(folder.path());
+        let mut daemon = Self { folder, child, client: Client::new("", None) };
+        daemon.connect();
+        daemon
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The folder in which the daemon keeps everything.
+    pub fn storage(&self) -> PathBuf {
+        self.folder.path().join("storage")
+    }
+
+    /// The folder of a machine.
+    pub fn machine_folder(&self, vm: &str) -> PathBuf {
+        self.storage().join("machines").join(vm)
+    }
+
+    /// SIGKILL, waited for.
+    pub fn kill9(&mut self) {
+        self.child.kill().expect("our child may be killed");
+        self.child.wait().expect("our child is waited for");
+    }
+
+    /// SIGTERM, waited for.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let pid = i32::try_from(self.child.id()).expect("process ids are small");
+        let pid = Pid::from_raw(pid).expect("process ids begin at 1");
+        kill_process(pid, Signal::TERM).expect("our child may be signalled");
+        let child = &mut self.child;
+        wait_for("SIGTERM ends the daemon", SOON, || child.try_wait().expect("it is our child"))
+    }
+
+    /// Starts it again after its end, on the same folder.
+    pub fn restart(&mut self) {
+        // Left by a killed one; the port may be another daemon's by now.
+        drop(fs::remove_file(self.storage().join("run/address")));
+        self.child = spawn(self.folder.path());
+        self.connect();
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("daemon.log")).unwrap_or_default()
+    }
+
+    /// Every living process of its machines.
+    pub fn machines(&self) -> Vec<Process> {
+        let mut all = processes(&self.mark());
+        all.retain(|process| u32::try_from(process.pid).ok() != Some(self.child.id()));
+        all
+    }
+
+    /// Neither records nor processes, sockets or files of machines and disks are there.
+    pub fn assert_nothing_left(&self) {
+        for list in ["/vms", "/disks", "/templates"] {
+            assert_eq!(self.get(list).expect(200).text, "[]", "{list}");
+        }
+        wait_for("every machine's process is gone", SOON, || {
+            self.machines().is_empty().then_some(())
+        });
+        assert_eq!(leftovers(&self.storage()), [""; 0], "left in the storage");
+    }
+
+    fn mark(&self) -> String {
+        self.folder.path().display().to_string()
+    }
+
+    fn connect(&mut self) {
+        let storage = self.storage();
+        let child = &mut self.child;
+        let log = self.folder.path().join("daemon.log");
+        self.client = wait_for("`vman serve` answers", LONG, || {
+            if let Some(status) = child.try_wait().expect("it is our child") {
+                panic!("`vman serve` ended ({status}):\n{}", tail(&log));
+            }
+            let address = fs::read_to_string(storage.join("run/address")).ok()?;
+            let token = fs::read_to_string(storage.join("token")).ok();
+            let client = Client::new(address.trim(), token.as_deref().map(str::trim));
+            let healthy = client.try_send("GET", "/health", &[], &[]);
+            healthy.is_ok_and(|answer| answer.status == 200).then_some(client)
+        });
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let log = self.folder.path().join("daemon.log");
+            eprintln!("the end of the daemon's log:\n{}", tail(&log));
+        }
+        // It may have ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+        end_all(&self.mark());
+    }
+}
+
+fn spawn(folder: &Path) -> Child {
+    let log = OpenOptions::new().create(true).append(true).open(folder.join("daemon.log"));
+    let log = log.expect("the folder is ours");
+    let program = paths::program();
+    let mut command = Command::new(&program);
+    command.arg("serve").arg("--config").arg(folder.join("vman.toml"));
+    for name in OVERRIDES {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor is free")).stderr(log);
+    command.spawn().unwrap_or_else(|error| panic!("{}: {error}", program.display()))
+}
+
+fn tail(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+}

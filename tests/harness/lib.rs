@@ -1,0 +1,21 @@
+//! What the whole-system tests share. A test here knows vman as its users do: the program, its
+//! configuration, REST and the host's own view of processes and files; none of its crates.
+
+mod daemon;
+mod leftovers;
+mod paths;
+mod process;
+mod rest;
+mod setup;
+pub mod source;
+mod steps;
+pub mod tally;
+mod wait;
+
+pub use daemon::Daemon;
+pub use paths::guest;
+pub use process::{Process, processes};
+pub use rest::{Answer, Client};
+pub use setup::Setup;
+pub use steps::{NO_BODY, pid, text};
+pub use wait::{LONG, SOON, wait_for};

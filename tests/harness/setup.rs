@@ -1,0 +1,106 @@
+//! How a test wants its daemon: a configuration file as a user would write it, and the files that
+//! its templates boot.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use crate::daemon::Daemon;
+use crate::paths;
+
+/// Looks often, so that no test waits long for what only a look can find.
+const INTERVAL: &str = "300ms";
+
+/// A configuration in the making.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    backend: String,
+    auth: &'static str,
+    cors_origins: Vec<&'static str>,
+    interval: &'static str,
+    tables: String,
+    boot: Vec<&'static str>,
+}
+
+impl Setup {
+    /// `name` stands behind `use =` of `[backend]`.
+    pub fn backend(name: &str) -> Self {
+        Self {
+            backend: name.to_owned(),
+            auth: "token",
+            cors_origins: Vec::new(),
+            interval: INTERVAL,
+            tables: String::new(),
+            boot: Vec::new(),
+        }
+    }
+
+    /// Whoever reaches the daemon may use it.
+    #[must_use]
+    pub fn without_token(mut self) -> Self {
+        self.auth = "none";
+        self
+    }
+
+    /// A web origin whose pages may call.
+    #[must_use]
+    pub fn cors_origin(mut self, origin: &'static str) -> Self {
+        self.cors_origins.push(origin);
+        self
+    }
+
+    /// The time between two looks, as the configuration writes it.
+    #[must_use]
+    pub fn interval(mut self, interval: &'static str) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// Further tables, in TOML.
+    #[must_use]
+    pub fn with(mut self, tables: &str) -> Self {
+        self.tables.push_str(tables);
+        self.tables.push('\n');
+        self
+    }
+
+    /// Asks a policy after those named before; `config` is TOML, e.g. `{ max_attempts = 3 }`.
+    #[must_use]
+    pub fn policy(mut self, name: &str, config: &str) -> Self {
+        writeln!(self.tables, "[[policy]]\nname = \"{name}\"\nconfig = {config}")
+            .expect("a string takes everything");
+        self
+    }
+
+    /// A guest's file that templates may name.
+    #[must_use]
+    pub fn boot_file(mut self, name: &'static str) -> Self {
+        self.boot.push(name);
+        self
+    }
+
+    /// Starts a daemon with it, in a folder of its own.
+    pub fn start(self) -> Daemon {
+        Daemon::start(&self)
+    }
+
+    /// The configuration file's text.
+    pub(crate) fn toml(&self) -> String {
+        let Self { backend, auth, cors_origins, interval, tables, boot: _ } = self;
+        let (plugins, policies) = (paths::plugins(), paths::policies());
+        format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\ncors_origins = {cors_origins:?}\n[auth]\nmode = \"{auth}\"\n\
+             [storage]\npath = \"storage\"\n[backend]\nuse = \"{backend}\"\n\
+             [plugins]\ndir = {plugins:?}\n[policies]\ndir = {policies:?}\n\
+             [observer]\ninterval = \"{interval}\"\n{tables}"
+        )
+    }
+
+    pub(crate) fn lend_boot_files(&self, storage: &Path) {
+        let folder = storage.join("boot");
+        fs::create_dir_all(&folder).expect("the folder is ours");
+        for name in &self.boot {
+            fs::copy(paths::guest(name), folder.join(name)).expect("the guest is readable");
+        }
+    }
+}

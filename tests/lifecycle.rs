@@ -1,0 +1,213 @@
+//! The life of a machine and its disk, by the workflows of the original system (A001 to D001): the
+//! same functions over every backend, of which only the `use =` line of the configuration differs.
+#![cfg(test)]
+
+use std::fs;
+
+use serde_json::{Value, json};
+use vman_tests::{Daemon, NO_BODY, SOON, Setup, guest, pid, processes, tally, text, wait_for};
+
+const DRY_RUN: &str = "dry-run";
+const KVM: &str = "kvm";
+
+/// Makes a module of tests for each backend.
+macro_rules! over_every_backend {
+    ($($module:ident: $backend:literal;)+) => {$(
+        mod $module {
+            over_every_backend!(@tests $backend: a001_create, a002_stop_and_check, a003_restart,
+                b001_attach, c001_detach, d001_records_agree_with_the_host, whole_life);
+        }
+    )+};
+    (@tests $backend:literal: $($test:ident),+) => {$(
+        #[test]
+        fn $test() {
+            super::over($backend, super::$test);
+        }
+    )+};
+}
+
+over_every_backend! {
+    dry_run_linked: "dry-run";
+    dry_run_file: "libvman_plugin_dry_run.so";
+    qemu_tcg_linked: "qemu-tcg";
+    qemu_tcg_file: "libvman_plugin_qemu_tcg.so";
+    qemu_kvm_linked: "qemu-kvm";
+}
+
+fn over(backend: &str, test: fn(&Daemon)) {
+    if backend.contains(KVM)
+        && let Some(why) = tally::no_kvm()
+    {
+        return tally::skipped(&why);
+    }
+    let daemon = Setup::backend(backend).boot_file("tiny.rom").start();
+    daemon.tiny_template();
+    test(&daemon);
+}
+
+/// A VM that does not run yet.
+fn a001_create(daemon: &Daemon) {
+    let made = daemon.post("/vms", &json!({"vm_template": "tiny", "name": "first"})).expect(201);
+    let id = text(&made.body, "id");
+    assert_eq!(made.header("location"), format!("/vms/{id}"));
+    assert_eq!(made.body["state"], "stopped");
+    assert_eq!(made.body["vm_template"], "tiny");
+    assert_eq!(made.body["name"], "first");
+    assert!(text(&made.body, "local_ip").starts_with("10.77.0."), "{}", made.body);
+    assert!(made.body["process"].is_null(), "{}", made.body);
+    assert_eq!(daemon.vm(id), made.body);
+    assert!(!lives(daemon, id), "nothing is started before it is asked for");
+}
+
+fn a002_stop_and_check(daemon: &Daemon) {
+    let id = daemon.new_vm("tiny");
+    let vm = daemon.act(&id, "start");
+    assert_eq!(vm["state"], "running");
+    guest_is_up(daemon, &vm, 1);
+    daemon.post(&action(&id, "start"), &NO_BODY).expect(200);
+    let operation = daemon.operate(&action(&id, "stop"), &NO_BODY);
+    assert_eq!(operation["kind"], "vm.stop");
+    let note = text(&operation["steps"][0], "note");
+    assert!(note.contains("the guest powered off"), "it was not graceful: {operation}");
+    let vm = daemon.vm(&id);
+    assert_eq!(vm["state"], "stopped");
+    assert!(vm["process"].is_null(), "{vm}");
+    assert!(!lives(daemon, &id));
+    daemon.post(&action(&id, "stop"), &NO_BODY).expect(200);
+}
+
+fn a003_restart(daemon: &Daemon) {
+    let id = daemon.new_vm("tiny");
+    let denied = daemon.post(&action(&id, "restart"), &NO_BODY).expect(409);
+    assert_eq!(denied.body["code"], "not-running");
+    let first = daemon.act(&id, "start");
+    guest_is_up(daemon, &first, 1);
+    let second = daemon.act(&id, "restart");
+    assert_eq!(second["state"], "running");
+    guest_is_up(daemon, &second, 2);
+    if second["backend"] != DRY_RUN {
+        assert_ne!(first["process"], second["process"], "it is another process");
+    }
+    assert!(lives(daemon, &id));
+}
+
+fn b001_attach(daemon: &Daemon) {
+    let (vm, disk) = (daemon.new_vm("tiny"), daemon.new_disk());
+    let body = json!({"vm_id": vm, "mount_point": "/dev/sdc"});
+    let accepted = daemon.post(&format!("/disks/{disk}/attach"), &body).expect(202);
+    daemon.operation(accepted.header("location"));
+    let record = daemon.disk(&disk);
+    assert_eq!(record["state"], "attached");
+    assert_eq!(record["vm_id"], vm.as_str());
+    assert_eq!(record["mount_point"], "/dev/sdc");
+    assert_eq!(daemon.vm(&vm)["disks"], json!([disk]));
+    let running = daemon.act(&vm, "start");
+    assert!(has_disk(&running, text(&record, "serial")), "the machine has no such disk");
+    let late = json!({"vm_id": vm});
+    let denied = daemon.post(&format!("/disks/{}/attach", daemon.new_disk()), &late).expect(409);
+    assert_eq!(denied.body["code"], "vm-not-stopped");
+    assert!(text(&denied.body, "hint").contains("stop"), "{}", denied.text);
+}
+
+fn c001_detach(daemon: &Daemon) {
+    let (vm, disk) = (daemon.new_vm("tiny"), daemon.new_disk());
+    let (attach, detach) = (format!("/disks/{disk}/attach"), format!("/disks/{disk}/detach"));
+    daemon.operate(&attach, &json!({"vm_id": vm}));
+    daemon.act(&vm, "start");
+    let denied = daemon.post(&detach, &NO_BODY).expect(409);
+    assert_eq!(denied.body["code"], "vm-not-stopped");
+    daemon.act(&vm, "stop");
+    daemon.operate(&detach, &NO_BODY);
+    let record = daemon.disk(&disk);
+    assert_eq!(record["state"], "available");
+    assert!(record["vm_id"].is_null(), "{record}");
+    assert_eq!(daemon.vm(&vm)["disks"], json!([]));
+    let running = daemon.act(&vm, "start");
+    assert_eq!(running["state"], "running");
+    if running["backend"] != DRY_RUN {
+        assert!(!has_disk(&running, text(&record, "serial")), "the machine has it still");
+    }
+    assert!(image(daemon, &record).exists(), "a detached disk keeps its image");
+    daemon.post(&detach, &NO_BODY).expect(200);
+}
+
+/// What the records say is what the host shows, at every step, and nothing is an issue.
+fn d001_records_agree_with_the_host(daemon: &Daemon) {
+    let vms = [daemon.new_vm("tiny"), daemon.new_vm("tiny")];
+    let disk = daemon.new_disk();
+    daemon.operate(&format!("/disks/{disk}/attach"), &json!({"vm_id": vms[0]}));
+    let agree = |running: [bool; 2]| {
+        for (id, running) in vms.iter().zip(running) {
+            let vm = daemon.vm(id);
+            assert_eq!(vm["state"], if running { "running" } else { "stopped" });
+            assert_eq!(lives(daemon, id), running, "{vm}");
+        }
+        assert!(image(daemon, &daemon.disk(&disk)).exists());
+        daemon.look_again();
+        assert_eq!(daemon.get("/issues").expect(200).text, "[]");
+    };
+    agree([false, false]);
+    daemon.act(&vms[0], "start");
+    agree([true, false]);
+    daemon.act(&vms[1], "start");
+    daemon.act(&vms[0], "stop");
+    agree([false, true]);
+}
+
+/// From nothing to nothing.
+fn whole_life(daemon: &Daemon) {
+    let (vm, disk) = (daemon.new_vm("tiny"), daemon.new_disk());
+    let (vm_path, disk_path) = (format!("/vms/{vm}"), format!("/disks/{disk}"));
+    daemon.operate(&format!("{disk_path}/attach"), &json!({"vm_id": vm}));
+    let running = daemon.act(&vm, "start");
+    guest_is_up(daemon, &running, 1);
+    let in_use = daemon.delete("/templates/tiny").expect(409);
+    assert_eq!(in_use.body["code"], "in-use");
+    assert_eq!(daemon.delete(&disk_path).expect(409).body["code"], "attached");
+    // Stops the machine, and frees the disk.
+    daemon.delete_all(&[vm_path]);
+    assert_eq!(daemon.disk(&disk)["state"], "available");
+    daemon.delete_all(&[disk_path, "/templates/tiny".to_owned()]);
+    daemon.assert_nothing_left();
+}
+
+fn action(vm: &str, action: &str) -> String {
+    format!("/vms/{vm}/actions/{action}")
+}
+
+/// A machine of this VM is on the host: for QEMU one process that names it, for the dry-run its
+/// file.
+fn lives(daemon: &Daemon, vm: &str) -> bool {
+    let folder = daemon.machine_folder(vm);
+    let count = daemon.machines().iter().filter(|one| one.command.iter().any(|w| w == vm)).count();
+    assert!(count <= 1, "{count} processes run the machine {vm}");
+    count == 1 || folder.join("machine.json").exists()
+}
+
+/// The guest has started this many times, as it says itself.
+fn guest_is_up(daemon: &Daemon, vm: &Value, times: usize) {
+    let folder = daemon.machine_folder(text(vm, "id"));
+    if vm["backend"] == DRY_RUN {
+        let starts = fs::read_to_string(folder.join("machine.starts"));
+        assert_eq!(starts.expect("the simulated machine counts").trim(), times.to_string());
+        return;
+    }
+    guest("tiny.rom");
+    wait_for(&format!("TINY-UP for the {times}. time"), SOON, || {
+        let console = fs::read_to_string(folder.join("console.log")).unwrap_or_default();
+        (console.matches("TINY-UP").count() == times).then_some(())
+    });
+}
+
+/// The running machine was given a disk with this serial number; the dry-run's is not asked.
+fn has_disk(vm: &Value, serial: &str) -> bool {
+    let Some(pid) = pid(vm) else { return vm["backend"] == DRY_RUN };
+    let machine = processes(text(vm, "id")).into_iter().find(|process| process.pid == pid);
+    let machine = machine.expect("the recorded process is there");
+    machine.command.iter().any(|word| word.contains(serial))
+}
+
+fn image(daemon: &Daemon, disk: &Value) -> std::path::PathBuf {
+    let name = format!("{}.{}", text(disk, "id"), text(disk, "format"));
+    daemon.storage().join("disks").join(name)
+}
