@@ -14,8 +14,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 /// What a daemon keeps in its storage while it owns no machine and no disk.
 const KEPT: &[&str] =
     &["token", "run/address", "run/lock", "vman.db", "vman.db-wal", "vman.db-shm"];
-/// Folders whose files are the daemon's own: what the user gave it to boot, and compiled policies.
-const KEPT_BELOW: &[&str] = &["boot/", "cache/"];
+/// Folders whose files are the daemon's own: what the user gave it to boot, and its log.
+const KEPT_BELOW: &[&str] = &["boot/", "logs/"];
 /// How long an ended process may stay in the list: until its parent has read how it ended.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -118,17 +118,23 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[test]
     fn a_process_is_found_by_a_word_of_its_command_line_and_is_gone_once_ended() {
         let mark = format!("vman-leftover-{}", std::process::id());
-        let script = ["-c", "read -r line", mark.as_str()];
+        let script = ["-c", "echo ready; read -r line", mark.as_str()];
         let mut child = std::process::Command::new("sh")
             .args(script)
             .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
             .spawn()
             .expect("sh starts");
+        // Until it speaks it may be half way through exec, with no command line yet.
+        let mut ready = [0; 6];
+        child.stdout.take().expect("piped").read_exact(&mut ready).expect("it speaks");
         let marks = [mark.clone()];
         let pid = i32::try_from(child.id()).expect("a pid");
         let seen = processes(&marks).expect("/proc is read");
