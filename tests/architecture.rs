@@ -77,7 +77,6 @@ const HOMES: &[Home] = &[
     ("clap", &["vman", "xtask"]),
     ("toml", &["vman"]),
     ("tracing-subscriber", &["vman"]),
-    ("file-rotate", &["vman"]),
     ("comfy-table", &["vman"]),
     ("strsim", &["vman"]),
     ("getrandom", &["vman"]),
