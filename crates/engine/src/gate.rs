@@ -44,22 +44,18 @@ impl Engine {
         if self.recall().template(&new.template).await?.is_none() {
             return Err(EngineError::NoTemplate(new.template));
         }
-        let id = VmId(Uuid::new_v4());
-        for _ in 0..TRIES_MAX {
-            let vm = self.new_vm(id, &new).await?;
-            match self.commit_port().commit(vec![Change::AddVm(vm.clone())]).await {
-                Ok(()) => return Ok(vm),
-                // Somebody took the address in between.
-                Err(RecordError::Exists(_)) => {}
-                // The template went in between.
-                Err(RecordError::NotFound(_)) => return Err(EngineError::NoTemplate(new.template)),
-                Err(error) => return Err(error.into()),
-            }
+        let _choosing = self.inner.choosing.lock().await;
+        let vm = self.new_vm(&new).await?;
+        match self.commit_port().commit(vec![Change::AddVm(vm.clone())]).await {
+            Ok(()) => Ok(vm),
+            // The template went in between.
+            Err(RecordError::NotFound(_)) => Err(EngineError::NoTemplate(new.template)),
+            Err(error) => Err(error.into()),
         }
-        Err(EngineError::Contended(Subject::Vm(id)))
     }
 
-    async fn new_vm(&self, id: VmId, new: &NewVm) -> Result<Vm, EngineError> {
+    async fn new_vm(&self, new: &NewVm) -> Result<Vm, EngineError> {
+        let id = VmId(Uuid::new_v4());
         let subnet = self.inner.config.network.subnet;
         let taken = self.recall().leases().await?;
         let address = subnet
@@ -169,6 +165,7 @@ impl Engine {
         reason: Reason,
     ) -> Result<Accepted<Disk>, EngineError> {
         let subject = Subject::Disk(id);
+        let _choosing = self.inner.choosing.lock().await;
         for _ in 0..TRIES_MAX {
             let disk =
                 self.recall().disk(id).await?.ok_or(EngineError::NotFound(subject.clone()))?;

@@ -122,6 +122,9 @@ struct Inner {
     ports: Ports,
     config: EngineConfig,
     drivers: driver::Drivers,
+    /// Held while an address or a device letter is chosen and recorded, so that no two requests
+    /// choose the same one.
+    choosing: tokio::sync::Mutex<()>,
     /// Counts the operations that have ended since the start.
     ended: watch::Sender<u64>,
 }
@@ -137,9 +140,9 @@ impl Engine {
     /// one left.
     pub fn new(ports: Ports, config: EngineConfig) -> Self {
         let drivers = driver::Drivers::default();
-        Self {
-            inner: Arc::new(Inner { ports, config, drivers, ended: watch::Sender::new(0) }),
-        }
+        let choosing = tokio::sync::Mutex::new(());
+        let ended = watch::Sender::new(0);
+        Self { inner: Arc::new(Inner { ports, config, drivers, choosing, ended }) }
     }
 
     /// The records, to read.

@@ -5,12 +5,8 @@
 use tracing::{info, warn};
 use vman_core::disk::DiskState;
 use vman_core::lifecycle::{Done, disk_end, vm_end};
-use vman_core::operation::{
-    Effect, Operation, OperationState, StepState, Subject, Verb,
-};
-use vman_core::ports::{
-    Applied, ApplyError, Change, MachineChange, RecordError, Target,
-};
+use vman_core::operation::{Effect, Operation, OperationState, StepState, Subject, Verb};
+use vman_core::ports::{Applied, ApplyError, Change, MachineChange, RecordError, Target};
 use vman_core::vm::{FailureReason, VmState};
 
 use crate::Engine;
@@ -188,31 +184,29 @@ impl Engine {
     ) -> Result<Vec<Change>, RecordError> {
         let subject = &operation.subject;
         // Read before looking for others: whoever comes in after this makes the change stale.
-        let change = match subject {
+        let changes = match subject {
             Subject::Vm(id) => match self.recall().vm(*id).await? {
-                Some(vm) => vm_change(&vm, operation.verb, outcome, self.now()),
-                None => None,
+                Some(vm) => vm_changes(&vm, operation.verb, outcome, self.now()),
+                None => vec![],
             },
             Subject::Disk(id) => match self.recall().disk(*id).await? {
-                Some(disk) => disk_change(&disk, operation.verb, outcome, self.now()),
-                None => None,
+                Some(disk) => disk_changes(&disk, operation.verb, outcome, self.now()),
+                None => vec![],
             },
-            Subject::Machine(_) | Subject::File(_) => None,
+            Subject::Machine(_) | Subject::File(_) => vec![],
         };
         let unended = self.recall().unended(Some(subject)).await?;
         let superseded = unended.iter().any(|other| other.id != operation.id);
-        Ok(change.filter(|_| !superseded).into_iter().collect())
+        Ok(if superseded { vec![] } else { changes })
     }
 
     fn tell_end(&self, operation: &Operation, outcome: &Result<(), String>) {
-        let (verb, subject) = (operation.verb.word(), &operation.subject);
+        let (id, verb, subject) = (operation.id, operation.verb.word(), &operation.subject);
         let duration_ms = self.now().since(operation.created_at);
         match outcome {
-            Ok(()) => {
-                info!(operation = %operation.id, verb, %subject, duration_ms, "operation succeeded");
-            }
+            Ok(()) => info!(operation = %id, verb, %subject, duration_ms, "operation succeeded"),
             Err(error) => {
-                warn!(operation = %operation.id, verb, %subject, duration_ms, %error, "operation failed");
+                warn!(operation = %id, verb, %subject, duration_ms, %error, "operation failed");
             }
         }
         self.inner.ended.send_modify(|count| *count = count.wrapping_add(1));
@@ -247,37 +241,47 @@ fn machine_change(target: &Target, change: MachineChange) -> Vec<Change> {
     }
 }
 
-fn vm_change(
+fn vm_changes(
     vm: &vman_core::vm::Vm,
     verb: Verb,
     outcome: &Result<(), String>,
     at: vman_core::ident::Timestamp,
-) -> Option<Change> {
-    let state = match (outcome, vm_end(verb)?) {
-        (Ok(()), Done::State(state)) => state,
-        (Ok(()), Done::Gone) => return Some(Change::RemoveVm(vm.id, at)),
-        (Err(error), _) => VmState::Failed(FailureReason(format!("{}: {error}", verb.word()))),
+) -> Vec<Change> {
+    let state = match (outcome, vm_end(verb)) {
+        (_, None) => return vec![],
+        (Ok(()), Some(Done::State(state))) => state,
+        (Ok(()), Some(Done::Gone)) => return vec![Change::RemoveVm(vm.id, at)],
+        (Err(error), Some(_)) => {
+            VmState::Failed(FailureReason(format!("{}: {error}", verb.word())))
+        }
     };
-    Some(Change::VmState { vm: vm.id, expected: vm.generation, state, at })
+    // Also where no effect told so: one that is believed to be gone is not looked for any more.
+    let gone = (state == VmState::Stopped && vm.machine.is_some())
+        .then_some(Change::VmMachine { vm: vm.id, machine: None });
+    let change = Change::VmState { vm: vm.id, expected: vm.generation, state, at };
+    std::iter::once(change).chain(gone).collect()
 }
 
-fn disk_change(
+fn disk_changes(
     disk: &vman_core::disk::Disk,
     verb: Verb,
     outcome: &Result<(), String>,
     at: vman_core::ident::Timestamp,
-) -> Option<Change> {
-    let state = match (outcome, disk_end(verb)?) {
-        (Ok(()), Done::State(state)) => state,
-        (Ok(()), Done::Gone) => return Some(Change::RemoveDisk(disk.id)),
-        (Err(error), _) => DiskState::Failed(FailureReason(format!("{}: {error}", verb.word()))),
+) -> Vec<Change> {
+    let state = match (outcome, disk_end(verb)) {
+        (_, None) => return vec![],
+        (Ok(()), Some(Done::State(state))) => state,
+        (Ok(()), Some(Done::Gone)) => return vec![Change::RemoveDisk(disk.id)],
+        (Err(error), Some(_)) => {
+            DiskState::Failed(FailureReason(format!("{}: {error}", verb.word())))
+        }
     };
-    Some(Change::DiskState {
+    vec![Change::DiskState {
         disk: disk.id,
         expected: disk.generation,
         state,
         vm: disk.vm,
         mount_point: disk.mount_point.clone(),
         at,
-    })
+    }]
 }

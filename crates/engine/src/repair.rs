@@ -45,6 +45,9 @@ impl RepairLoop {
 
     /// Runs until the observer is gone.
     pub async fn run(mut self) {
+        if let Err(error) = self.engine.judge_anew().await {
+            warn!(%error, "open issues are not judged anew after this start");
+        }
         let mut next_recheck: Option<Timestamp> = None;
         loop {
             let look = tokio::select! {
@@ -77,6 +80,18 @@ impl Engine {
         }
     }
 
+    /// Makes every open issue due whose policy asked for no time of its own: policies and switches
+    /// may be others since the last start.
+    pub(crate) async fn judge_anew(&self) -> Result<(), RecordError> {
+        for mut issue in self.recall().unresolved().await? {
+            if issue.state == IssueState::Open && issue.recheck_at.is_none() {
+                issue.recheck_at = Some(self.now());
+                self.put(&issue, vec![]).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns when the earliest held issue is to be judged again.
     pub(crate) async fn act_on(&self, look: Look) -> Result<Option<Timestamp>, RecordError> {
         // What an earlier failure of the records left undriven.
@@ -88,13 +103,13 @@ impl Engine {
         }
         let mut unresolved = self.recall().unresolved().await?;
         for found in &look.incoherences {
-            if self.is_stale(found).await? {
-                continue;
-            }
             let fingerprint = found.wrong.fingerprint();
             let known = unresolved.iter().position(|issue| issue.fingerprint == fingerprint);
+            // Out of the list even if the finding is stale: that proves nothing in either way.
             let known = known.map(|index| unresolved.swap_remove(index));
-            self.take_up(found, known).await?;
+            if !self.is_stale(found).await? {
+                self.take_up(found, known).await?;
+            }
         }
         for issue in unresolved {
             if !look.undecided.contains(&issue.kind) {
@@ -102,7 +117,9 @@ impl Engine {
             }
         }
         let open = self.recall().unresolved().await?;
-        Ok(open.iter().filter_map(|issue| issue.recheck_at).min())
+        // What was due already and could not be judged in this look waits for an ordinary one.
+        let later = open.iter().filter_map(|issue| issue.recheck_at).filter(|due| *due > look.at);
+        Ok(later.min())
     }
 
     async fn record_guest_end(&self, ended: GuestEnded) {
@@ -118,13 +135,16 @@ impl Engine {
 
     /// The record has changed since it was compared: what was found may no longer be so.
     async fn is_stale(&self, found: &Incoherence) -> Result<bool, RecordError> {
-        let Some(generation) = found.wrong.generation() else { return Ok(false) };
-        let current = match found.wrong.subject() {
-            Subject::Vm(id) => self.recall().vm(id).await?.map(|vm| vm.generation),
-            Subject::Disk(id) => self.recall().disk(id).await?.map(|disk| disk.generation),
-            Subject::Machine(_) | Subject::File(_) => Some(generation),
-        };
-        Ok(current != Some(generation))
+        let generation = found.wrong.generation();
+        Ok(match found.wrong.subject() {
+            Subject::Vm(id) => self.recall().vm(id).await?.map(|vm| vm.generation) != generation,
+            Subject::Disk(id) => {
+                self.recall().disk(id).await?.map(|disk| disk.generation) != generation
+            }
+            // Its VM was recorded after the records were read.
+            Subject::Machine(id) => self.recall().vm(id).await?.is_some(),
+            Subject::File(_) => false,
+        })
     }
 
     async fn take_up(&self, found: &Incoherence, known: Option<Issue>) -> Result<(), RecordError> {
@@ -147,9 +167,10 @@ impl Engine {
                 (issue, changed || due || reopened)
             }
         };
-        // The issue stands in the records before anybody is asked about it.
+        // The issue stands in the records before anybody is asked about it, and is due until the
+        // answer stands there too: a daemon killed in between asks again.
         if due {
-            issue.recheck_at = None;
+            issue.recheck_at = Some(found.seen_at);
         }
         self.put(&issue, vec![]).await?;
         if due { self.judge(issue).await } else { Ok(()) }
@@ -176,6 +197,7 @@ impl Engine {
     }
 
     async fn judge(&self, mut issue: Issue) -> Result<(), RecordError> {
+        issue.recheck_at = None;
         let context = self.context(&issue).await?;
         let judgements = self.inner.ports.judge.judge(&issue, &context).await;
         let ruling = repair::rule(&issue, &judgements);
@@ -246,6 +268,7 @@ impl Engine {
                         operation = %operation, "repair let in"
                     );
                     issue.state = IssueState::Repairing(operation);
+                    issue.recheck_at = None;
                     return Ok(());
                 }
                 // Already so: the next look will say.
@@ -300,6 +323,7 @@ impl Engine {
             issue.id
         );
         warn!(issue = %issue.id, subject = %issue.subject, "{reason}");
+        issue.recheck_at = Some(self.now().plus(FAILED_RECHECK_MS));
         if let (Subject::Vm(vm), Some(expected)) = (&issue.subject, issue.generation) {
             let state = VmState::Failed(FailureReason(reason));
             let change = Change::VmState { vm: *vm, expected, state, at: self.now() };

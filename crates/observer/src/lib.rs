@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, info, warn};
 use vman_core::coherence::{Look, look};
@@ -64,6 +65,7 @@ impl Observer {
     /// Runs until the receiver of the looks is dropped.
     pub async fn run(self) {
         loop {
+            let next = tokio::time::Instant::now() + self.interval;
             // Asked for before looking: a wake during the look makes another one.
             let woken = self.ports.wake.notified();
             if !self.look_once().await {
@@ -71,7 +73,7 @@ impl Observer {
             }
             tokio::select! {
                 () = woken => debug!("woken"),
-                () = tokio::time::sleep(self.interval) => {}
+                () = tokio::time::sleep_until(next) => {}
                 () = self.looks.closed() => return,
             }
         }
@@ -101,14 +103,10 @@ impl Observer {
     }
 
     async fn survey(&self) -> Sightings {
-        let mut sightings = Sightings::default();
-        for survey in &self.ports.surveys {
-            match tokio::time::timeout(SURVEY_TIME_MAX, survey.survey()).await {
-                Ok(seen) => sightings = sightings.merge(seen),
-                Err(_elapsed) => warn!("a survey took longer than {SURVEY_TIME_MAX:?}"),
-            }
-        }
-        sightings
+        let surveys = self.ports.surveys.iter();
+        // Side by side: together they take no longer than one may.
+        let surveyed = join_all(surveys.map(|survey| in_time(survey.as_ref()))).await;
+        surveyed.into_iter().fold(Sightings::default(), Sightings::merge)
     }
 
     fn tell(&self, seen: &Look, health: ObserverHealth, took: Duration) {
@@ -134,6 +132,17 @@ impl Observer {
         warn!(%error, "cannot read the records: nothing is compared");
         let health = ObserverHealth::Degraded(error.to_string());
         self.status.send_modify(|status| status.health = health);
+    }
+}
+
+/// One survey; unknown if it takes too long.
+async fn in_time(survey: &dyn Survey) -> Sightings {
+    match tokio::time::timeout(SURVEY_TIME_MAX, survey.survey()).await {
+        Ok(seen) => seen,
+        Err(_elapsed) => {
+            warn!("a survey took longer than {SURVEY_TIME_MAX:?}");
+            Sightings::default()
+        }
     }
 }
 

@@ -106,7 +106,7 @@ impl Operator {
         let begun = Instant::now();
         let mut stages = Vec::new();
         match self.client.power_button(id.0).await {
-            Ok(()) => match self.wait_for_guest(id, begun).await? {
+            Ok(()) => match self.wait_for_guest(id, begun).await {
                 Guest::PoweredOff => {
                     stages.push(format!("the guest powered off after {}", since(begun)));
                 }
@@ -126,17 +126,19 @@ impl Operator {
         self.end(id, stages).await
     }
 
-    async fn wait_for_guest(&self, id: VmId, begun: Instant) -> Result<Guest, ApplyError> {
+    async fn wait_for_guest(&self, id: VmId, begun: Instant) -> Guest {
         // Bounded by the grace: every turn waits at most for what is left of it.
         loop {
             let mut changes = self.watch.changes();
-            let run_state = match self.sighted(id).await? {
-                None => return Ok(Guest::Gone),
-                Some(sighting) => sighting.control,
+            let run_state = match self.sighted(id).await {
+                Ok(None) => return Guest::Gone,
+                Ok(Some(sighting)) => sighting.control,
+                // Not seen is not gone: it has the rest of its grace, and is then ended.
+                Err(ApplyError(reason)) => Control::Unreachable { reason },
             };
             match run_state {
                 Control::Connected { run_state: RunState::GuestShutdown } => {
-                    return Ok(Guest::PoweredOff);
+                    return Guest::PoweredOff;
                 }
                 Control::Connected {
                     run_state:
@@ -151,7 +153,7 @@ impl Operator {
             }
             let left = self.stop_grace.saturating_sub(begun.elapsed());
             if left.is_zero() {
-                return Ok(Guest::StillOn);
+                return Guest::StillOn;
             }
             changes.next(left.min(LOOK_AGAIN)).await;
         }

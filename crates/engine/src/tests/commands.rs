@@ -1,0 +1,245 @@
+//! Commands of people, from the gate to their end.
+
+use vman_core::disk::DiskState;
+use vman_core::lifecycle::{Denied, VmCommand};
+use vman_core::operation::{Effect, OperationState, Reason, StepState, Subject};
+use vman_core::ports::{Apply, Change, Recall};
+use vman_core::testing::samples;
+use vman_core::vm::VmState;
+
+use super::*;
+use crate::EngineError;
+
+async fn asked(engine: &Engine, vm: VmId, command: VmCommand) -> Result<(), EngineError> {
+    engine.command_vm(vm, command, Reason::User).await.map(drop)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_ends_with_a_running_machine_that_is_recorded() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let vm = world.add_vm(1, VmState::Stopped).await;
+    let accepted = engine.command_vm(vm, VmCommand::Start, Reason::User).await.expect("let in");
+    assert_eq!(accepted.record, world.vm(vm).await);
+    assert_eq!(accepted.record.state, VmState::Starting);
+    let operation = succeeded(&engine, accepted.operation.expect("an operation")).await;
+    assert!(operation.steps.iter().all(|step| step.state == StepState::Done), "{operation:?}");
+    assert_eq!(operation.ended_at, Some(NOW));
+    let recorded = world.vm(vm).await;
+    assert_eq!(recorded.state, VmState::Running);
+    assert_eq!(recorded.machine, world.host.machine(vm));
+    assert!(recorded.machine.is_some());
+    assert_eq!(
+        world.host.effects_on(&Subject::Vm(vm)),
+        [Effect::PrepareDirectory, Effect::ConnectNetwork, Effect::Launch]
+    );
+    assert_eq!(world.incoherences().await, Vec::<String>::new());
+    assert_eq!(world.wakes(), 1, "the observer is told that something ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_happens_on_the_host_that_is_not_recorded_before() {
+    for effect in [Effect::PrepareDirectory, Effect::ConnectNetwork, Effect::Launch] {
+        let world = World::new().await;
+        let engine = world.engine();
+        let vm = world.add_vm(1, VmState::Stopped).await;
+        world.host.hold(effect);
+        let id = ask(&engine, vm, VmCommand::Start).await;
+        world.host.reached(effect, 1).await;
+        assert_eq!(world.vm(vm).await.state, VmState::Starting);
+        let operation = world.records.operation(id).await.expect("readable").expect("recorded");
+        assert_eq!(operation.state, OperationState::Running);
+        let step = operation.steps.iter().find(|step| step.effect == effect).expect("a step");
+        assert_eq!(step.state, StepState::Running);
+        world.host.release(effect);
+        succeeded(&engine, id).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_starts_are_one_operation() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let vm = world.add_vm(1, VmState::Stopped).await;
+    world.host.hold(Effect::Launch);
+    let first = ask(&engine, vm, VmCommand::Start).await;
+    world.host.reached(Effect::Launch, 1).await;
+    assert_eq!(ask(&engine, vm, VmCommand::Start).await, first);
+    world.host.release(Effect::Launch);
+    succeeded(&engine, first).await;
+    let again = engine.command_vm(vm, VmCommand::Start, Reason::User).await.expect("already so");
+    assert_eq!(again.operation, None);
+    assert_eq!(again.record.state, VmState::Running);
+    assert_eq!(world.operations().await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_during_a_start_is_not_lost() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let vm = world.add_vm(1, VmState::Stopped).await;
+    world.host.hold(Effect::Launch);
+    let start = ask(&engine, vm, VmCommand::Start).await;
+    world.host.reached(Effect::Launch, 1).await;
+    let stop = ask(&engine, vm, VmCommand::Stop).await;
+    assert_ne!(start, stop);
+    assert_eq!(world.vm(vm).await.state, VmState::Stopping);
+    world.host.release(Effect::Launch);
+    succeeded(&engine, start).await;
+    // The start ended well, and does not say `running` over the stop.
+    assert_ne!(world.vm(vm).await.state, VmState::Running);
+    succeeded(&engine, stop).await;
+    let recorded = world.vm(vm).await;
+    assert_eq!((recorded.state, recorded.machine), (VmState::Stopped, None));
+    assert_eq!(world.host.machine(vm), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_fails_after_a_stop_was_let_in_leaves_the_vm_to_the_stop() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let vm = world.add_vm(1, VmState::Stopped).await;
+    world.host.hold(Effect::Launch);
+    world.host.fail_next(Effect::Launch, "no room");
+    let start = ask(&engine, vm, VmCommand::Start).await;
+    world.host.reached(Effect::Launch, 1).await;
+    let stop = ask(&engine, vm, VmCommand::Stop).await;
+    world.host.release(Effect::Launch);
+    assert_eq!(error_of(&ended(&engine, start).await), "no room");
+    succeeded(&engine, stop).await;
+    assert_eq!(world.vm(vm).await.state, VmState::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wedged_machine_wedges_only_itself() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let wedged = world.add_vm(1, VmState::Running).await;
+    let other = world.add_vm(2, VmState::Stopped).await;
+    world.host.hold(Effect::PowerOff);
+    let stop = ask(&engine, wedged, VmCommand::Stop).await;
+    world.host.reached(Effect::PowerOff, 1).await;
+    let start = ask(&engine, other, VmCommand::Start).await;
+    succeeded(&engine, start).await;
+    let waiting = engine.wait(stop, Duration::from_secs(1)).await.expect("readable");
+    assert_eq!(waiting.expect("recorded").state, OperationState::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_ends_at_its_limit_and_an_unknown_operation_at_once() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let vm = world.add_vm(1, VmState::Stopped).await;
+    world.host.hold(Effect::Launch);
+    let start = ask(&engine, vm, VmCommand::Start).await;
+    let begun = tokio::time::Instant::now();
+    engine.wait(start, Duration::from_secs(7)).await.expect("readable").expect("recorded");
+    assert_eq!(begun.elapsed(), Duration::from_secs(7));
+    assert_eq!(engine.wait(samples::operation_id(9), LONG).await, Ok(None));
+    assert_eq!(begun.elapsed(), Duration::from_secs(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denial_names_the_vm_its_state_and_what_to_do() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let vm = world.add_vm(1, VmState::Stopped).await;
+    let denied = asked(&engine, vm, VmCommand::Restart).await.expect_err("it is not running");
+    let expected = EngineError::Denied {
+        subject: Subject::Vm(vm),
+        state: "stopped",
+        denied: Denied::NotRunning,
+    };
+    assert_eq!(denied, expected);
+    assert_eq!(
+        denied.to_string(),
+        format!("vm {vm} is stopped: it is not running; start it first")
+    );
+    assert_eq!(world.operations().await, []);
+    assert_eq!(world.vm(vm).await, samples::vm(1, VmState::Stopped));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_exist_cannot_be_commanded() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let nobody = samples::vm_id(9);
+    let error = asked(&engine, nobody, VmCommand::Start).await.expect_err("unknown");
+    assert_eq!(error, EngineError::NotFound(Subject::Vm(nobody)));
+    let new = crate::NewVm { template: samples::name("huge"), name: None };
+    let error = engine.create_vm(new).await.expect_err("unknown");
+    assert_eq!(error, EngineError::NoTemplate(samples::name("huge")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn deleting_a_running_vm_ends_its_machine_and_frees_its_disks() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let vm = world.add_vm(1, VmState::Stopped).await;
+    let disk = samples::attached(1, 1, "/dev/sdb");
+    let file = format!("disks/{}", disk.file_name());
+    world.host.stray_file(&file);
+    world.put(vec![Change::AddDisk(disk)]).await;
+    let start = ask(&engine, vm, VmCommand::Start).await;
+    succeeded(&engine, start).await;
+    let delete = ask(&engine, vm, VmCommand::Delete).await;
+    assert_eq!(world.vm(vm).await.state, VmState::Deleting);
+    succeeded(&engine, delete).await;
+    assert_eq!(world.find_vm(vm).await, None);
+    let disk = world.disk(samples::disk_id(1)).await;
+    assert_eq!((disk.state, disk.vm), (DiskState::Available, None));
+    assert_eq!(world.host.leftovers(), [format!("file {file}")]);
+    assert_eq!(world.incoherences().await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_operations_than_may_wait_are_refused() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let vm = world.add_vm(1, VmState::Running).await;
+    world.host.hold(Effect::PowerOff);
+    ask(&engine, vm, VmCommand::Stop).await;
+    for _ in 1..16 {
+        ask(&engine, vm, VmCommand::Kill).await;
+    }
+    let refused = asked(&engine, vm, VmCommand::Kill).await.expect_err("there are enough");
+    assert_eq!(refused, EngineError::Full(Subject::Vm(vm)));
+    world.host.release(Effect::PowerOff);
+    all_ended(&engine).await;
+    assert_eq!(world.vm(vm).await.state, VmState::Stopped);
+    assert_eq!(world.operations().await.len(), 16);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_template_in_use_cannot_be_deleted() {
+    let world = World::new().await;
+    let engine = world.engine();
+    world.add_vm(1, VmState::Stopped).await;
+    let name = samples::name("small");
+    let error = engine.delete_template(&name).await.expect_err("in use");
+    assert!(error.to_string().contains("delete that VM first"), "{error}");
+    let gone = ask(&engine, samples::vm_id(1), VmCommand::Delete).await;
+    succeeded(&engine, gone).await;
+    engine.delete_template(&name).await.expect("no longer in use");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_effect_goes_to_the_port_it_belongs_to() {
+    let world = World::new().await;
+    let network = Arc::new(FakeHost::default());
+    let ports = Ports {
+        record: world.records.clone(),
+        network: network.clone(),
+        operator: world.host.clone() as Arc<dyn Apply>,
+        judge: world.judge.clone(),
+        clock: world.clock.clone(),
+        wake_observer: Arc::new(|| {}),
+    };
+    let engine = Engine::new(ports, world.config.clone());
+    let vm = world.add_vm(1, VmState::Stopped).await;
+    let start = ask(&engine, vm, VmCommand::Start).await;
+    succeeded(&engine, start).await;
+    let subject = Subject::Vm(vm);
+    assert_eq!(network.effects_on(&subject), [Effect::ConnectNetwork]);
+    assert_eq!(world.host.effects_on(&subject), [Effect::PrepareDirectory, Effect::Launch]);
+}
