@@ -150,7 +150,8 @@ fn add_disk(args: &mut Args, index: usize, disk: &DiskSpec) -> Result<(), Backen
         "id": format!("virtio-{node}"),
         "drive": node,
         "serial": disk.serial,
-        "bootindex": index,
+        // A kernel given by `-kernel` takes 0.
+        "bootindex": index + 1,
     });
     args.pair("-device", device.to_string());
     Ok(())

@@ -108,7 +108,7 @@ fn disks_keep_their_order_and_their_explicit_format_and_open_no_backing_file() {
     for (index, device) in devices.iter().enumerate() {
         assert_eq!(device["driver"], "virtio-blk-pci");
         assert_eq!(device["drive"], format!("disk{index}"));
-        assert_eq!(device["bootindex"], index);
+        assert_eq!(device["bootindex"], index + 1);
         assert_eq!(device["serial"], "s,1");
     }
     assert_eq!(devices.len(), 2);

@@ -208,6 +208,22 @@ async fn a_machine_has_its_disks_and_its_card_and_a_disk_in_use_is_a_conflict() 
 }
 
 #[tokio::test]
+async fn a_machine_boots_its_kernel_also_beside_a_disk() {
+    let host = Host::new();
+    let backend = host.backend::<Tcg>();
+    let (path, format) = (host.path("data.raw"), ImageFormat::Raw);
+    let image = ImageSpec { path: path.clone(), format, virtual_size: 1 << 20 };
+    backend.create_image(image).await.unwrap();
+    let disk = DiskSpec { id: Uuid::new_v4(), path, format, serial: "data".to_owned() };
+    let kernel = host.path("tiny/tiny.elf");
+    let boot = Boot::Kernel { kernel, initrd: None, cmdline: String::new() };
+    let spec = host.spec(Uuid::new_v4());
+    let spec = MachineSpec { boot, disks: vec![disk], ..spec };
+    host.launch(&backend, &spec).await;
+    host.console_shows(&spec, "TINY-UP q35 kernel").await;
+}
+
+#[tokio::test]
 async fn what_the_guest_does_by_itself_is_told() {
     let host = Host::new();
     let (backend, id) = (host.backend::<Tcg>(), Uuid::new_v4());
