@@ -14,6 +14,9 @@ use crate::{Operator, mismatch, spec};
 
 /// A machine that is being waited for is looked at again at least this often: an event may be lost.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// A press before the guest listens is lost, so it is repeated: a guest that is booting then obeys
+/// once it can, and one that is shutting down already takes no notice.
+const PRESS_AGAIN: Duration = Duration::from_secs(2);
 
 impl Operator {
     pub(crate) async fn apply_to_vm(
@@ -113,6 +116,9 @@ impl Operator {
                 Guest::Gone => {
                     return Ok(gone(vec![format!("the machine ended after {}", since(begun))]));
                 }
+                Guest::Halted(run_state) => {
+                    stages.push(format!("the guest cannot obey the power button: {run_state:?}"));
+                }
                 Guest::StillOn => stages.push(format!(
                     "the guest did not obey the power button within {:?}",
                     self.stop_grace
@@ -127,6 +133,7 @@ impl Operator {
     }
 
     async fn wait_for_guest(&self, id: VmId, begun: Instant) -> Guest {
+        let mut pressed = begun;
         // Bounded by the grace: every turn waits at most for what is left of it.
         loop {
             let mut changes = self.watch.changes();
@@ -142,13 +149,12 @@ impl Operator {
                 }
                 Control::Connected {
                     run_state:
-                        RunState::Running
-                        | RunState::Paused
+                        run_state @ (RunState::Paused
                         | RunState::GuestPanicked
                         | RunState::IoError
-                        | RunState::InternalError
-                        | RunState::Other,
-                }
+                        | RunState::InternalError),
+                } => return Guest::Halted(run_state),
+                Control::Connected { run_state: RunState::Running | RunState::Other }
                 | Control::Unreachable { .. } => {}
             }
             let left = self.stop_grace.saturating_sub(begun.elapsed());
@@ -156,6 +162,11 @@ impl Operator {
                 return Guest::StillOn;
             }
             changes.next(left.min(LOOK_AGAIN)).await;
+            if pressed.elapsed() >= PRESS_AGAIN {
+                pressed = Instant::now();
+                // It was pressed once: what fails now shows in what is seen next.
+                let _ = self.client.power_button(id.0).await;
+            }
         }
     }
 
@@ -193,6 +204,8 @@ impl Operator {
 enum Guest {
     PoweredOff,
     Gone,
+    /// It does not run, so it will not hear of it.
+    Halted(RunState),
     StillOn,
 }
 
