@@ -1,9 +1,9 @@
-//! What no client should send. The daemon answers each with a refusal that helps, never with a fault
-//! of its own, and is as well afterwards as before. Machines are simulated.
+//! What no client should send. The daemon answers each with a refusal that helps, never with a
+//! fault of its own, and is as well afterwards as before. Machines are simulated.
 #![cfg(test)]
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -282,7 +282,11 @@ fn a_request_that_is_no_http_is_not_answered_with_a_fault() {
         "GET /vms HTTP/1.1\r\nhost: a\r\nx\u{0}y: 1\r\n\r\n",
         "\u{16}\u{3}\u{1}\u{2}\u{0}",
     ] {
-        let answer = raw(daemon.client().address(), junk.as_bytes());
+        let mut stream = connect(&daemon);
+        // The daemon may have closed the connection before all is written.
+        drop(stream.write_all(junk.as_bytes()));
+        drop(stream.shutdown(Shutdown::Write));
+        let answer = answer(stream);
         assert!(!answer.starts_with("HTTP/1.1 5"), "{junk:?}: {answer}");
     }
     daemon.get("/health").expect(200);
@@ -380,18 +384,22 @@ fn bare(daemon: &Daemon, method: &str, path: &str, rest: &str) -> String {
     let token = daemon.client().token().expect("tokens are on by default");
     let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
     let head = format!("{head}authorization: Bearer {token}\r\ncontent-type: application/json\r\n");
-    raw(daemon.client().address(), format!("{head}{rest}").as_bytes())
+    let mut stream = connect(daemon);
+    stream.write_all(format!("{head}{rest}").as_bytes()).expect("the daemon takes all of it");
+    answer(stream)
 }
 
-/// Writes as much as the daemon takes, and reads what it answers.
-fn raw(address: &str, request: &[u8]) -> String {
-    let mut stream = TcpStream::connect(address).expect("the daemon listens");
+fn connect(daemon: &Daemon) -> TcpStream {
+    let stream = TcpStream::connect(daemon.client().address()).expect("the daemon listens");
     stream.set_read_timeout(Some(ANSWER_WITHIN)).expect("a timeout can be set");
     stream.set_write_timeout(Some(ANSWER_WITHIN)).expect("a timeout can be set");
-    // The daemon may have answered and closed before all is written.
-    drop(stream.write_all(request));
-    drop(stream.shutdown(std::net::Shutdown::Write));
+    stream
+}
+
+/// All that comes until the daemon closes the connection.
+fn answer(stream: TcpStream) -> String {
     let mut answer = Vec::new();
+    // It may close the connection hard, after what it had to say.
     drop(stream.take(BARE_ANSWER_MAX).read_to_end(&mut answer));
     String::from_utf8_lossy(&answer).into_owned()
 }

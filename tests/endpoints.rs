@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 use std::net::Ipv4Addr;
+use std::thread;
 
 use serde_json::{Value, json};
 use vman_tests::{Daemon, NO_BODY, Setup, text};
@@ -30,6 +31,9 @@ const ORIGINAL: [(&str, &str); 20] = [
     ("get", "/observer/status"),
     ("get", "/network/config"),
 ];
+
+/// Clients that call at the same time.
+const CLIENTS: usize = 12;
 
 /// An id that nothing has.
 const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
@@ -150,6 +154,32 @@ fn disks_are_made_attached_detached_and_deleted() {
 }
 
 #[test]
+fn of_many_clients_at_once_each_gets_its_own_and_what_is_one_goes_to_one() {
+    let daemon = daemon();
+    daemon.tiny_template();
+    let vms: Vec<String> = at_once(|_| daemon.new_vm("tiny"));
+    let mut addresses: Vec<_> =
+        vms.iter().map(|vm| text(&daemon.vm(vm), "local_ip").to_owned()).collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), CLIENTS, "an address was given twice");
+    let disk = daemon.new_disk();
+    let attach = format!("/disks/{disk}/attach");
+    let mut statuses = at_once(|n| daemon.post(&attach, &json!({"vm_id": vms[n]})).status);
+    statuses.sort_unstable();
+    let mut expected = [409; CLIENTS];
+    expected[0] = 202;
+    assert_eq!(statuses, expected, "one disk, one VM");
+    let verbs = ["start", "stop", "restart", "stop"];
+    let path = |n: usize| action(&vms[0], verbs[n % verbs.len()]);
+    let statuses = at_once(|n| daemon.post(&path(n), &NO_BODY).status);
+    assert!(statuses.iter().all(|status| [200, 202, 409].contains(status)), "{statuses:?}");
+    let gone = at_once(|_| daemon.delete(&format!("/vms/{}", vms[0])).status);
+    assert!(gone.iter().all(|status| [204, 404].contains(status)), "{gone:?}");
+    daemon.get(&format!("/vms/{}", vms[0])).expect(404);
+}
+
+#[test]
 fn what_is_not_there_is_404_with_the_object_named() {
     let daemon = daemon();
     for (method, path, body) in [
@@ -234,6 +264,15 @@ fn pages_of_the_configured_origins_may_call_and_no_others() {
 
 fn daemon() -> Daemon {
     Setup::backend("dry-run").boot_file("tiny.rom").start()
+}
+
+/// What each of many threads gets of `call`, which is given the thread's number.
+fn at_once<T: Send>(call: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let call = &call;
+    thread::scope(|scope| {
+        let all: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(move || call(n))).collect();
+        all.into_iter().map(|one| one.join().expect("no call panics")).collect()
+    })
 }
 
 fn action(vm: &str, action: &str) -> String {

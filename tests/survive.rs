@@ -1,5 +1,5 @@
-//! The daemon ends, suddenly or told to, and begins again: machines outlive it, nothing is lost, and
-//! what happened meanwhile is found out. Machines are real ones.
+//! The daemon ends, suddenly or told to, and begins again: machines outlive it, nothing is lost,
+//! and what happened meanwhile is found out. Machines are real ones.
 #![cfg(test)]
 
 use std::io::Write;
@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-use serde_json::Value;
-use vman_tests::{Daemon, LONG, NO_BODY, Setup, pid, text, wait_for};
+use serde_json::{Value, json};
+use vman_tests::{Daemon, LONG, NO_BODY, Setup, pid, tally, text, wait_for};
 
 /// Moments after a command at which the daemon is killed, in milliseconds: on both sides of every
 /// step that a start and a stop have.
@@ -51,6 +51,9 @@ fn a_daemon_killed_at_any_moment_ends_what_it_began_and_loses_nothing() {
             let now = daemon.vm(&vm);
             assert_eq!(now["state"], state, "round {round}: {now}");
             host_agrees(&daemon, &now);
+            if state == "running" {
+                tally::started("qemu-tcg");
+            }
         }
     }
     daemon.delete_all(&[format!("/vms/{vm}"), "/templates/tiny".to_owned()]);
@@ -58,11 +61,34 @@ fn a_daemon_killed_at_any_moment_ends_what_it_began_and_loses_nothing() {
 }
 
 #[test]
-fn a_disk_made_while_the_daemon_is_killed_is_there_or_failed_and_can_be_deleted() {
+fn a_vm_deleted_while_the_daemon_is_killed_is_gone_with_all_it_had() {
+    let mut daemon = tiny();
+    for moment in MOMENTS_MS {
+        let (vm, disk) = (daemon.new_vm("tiny"), daemon.new_disk());
+        daemon.operate(&format!("/disks/{disk}/attach"), &json!({"vm_id": vm}));
+        daemon.start_process(&vm);
+        let prefer = [("prefer", "respond-async")];
+        daemon.client().send("DELETE", &format!("/vms/{vm}"), &prefer, &[]);
+        thread::sleep(Duration::from_millis(moment));
+        daemon.kill9();
+        daemon.restart();
+        all_operations_end(&daemon);
+        daemon.get(&format!("/vms/{vm}")).expect(404);
+        assert_eq!(daemon.disk(&disk)["state"], "available", "after {moment} ms");
+        daemon.delete_all(&[format!("/disks/{disk}")]);
+        assert_eq!(daemon.machines(), [], "after {moment} ms");
+    }
+    daemon.delete_all(&["/templates/tiny".to_owned()]);
+    daemon.assert_nothing_left();
+}
+
+#[test]
+fn a_disk_whose_making_a_killed_daemon_began_is_made_by_the_next_one() {
     let mut daemon = tiny();
     let prefer = [("content-type", "application/json"), ("prefer", "respond-async")];
     for moment in MOMENTS_MS {
-        daemon.client().send("POST", "/disks", &prefer, br#"{"size": 1}"#);
+        let accepted = daemon.client().send("POST", "/disks", &prefer, br#"{"size": 1}"#);
+        assert!([201, 202].contains(&accepted.status), "{}", accepted.text);
         thread::sleep(Duration::from_millis(moment));
         daemon.kill9();
         daemon.restart();
@@ -72,7 +98,7 @@ fn a_disk_made_while_the_daemon_is_killed_is_there_or_failed_and_can_be_deleted(
     let disks = disks.as_array().expect("GET /disks is a list");
     assert_eq!(disks.len(), MOMENTS_MS.len());
     for disk in disks {
-        assert!(disk["state"] == "available", "{disk}");
+        assert_eq!(disk["state"], "available", "{disk}");
         daemon.delete_all(&[format!("/disks/{}", text(disk, "id"))]);
     }
     daemon.delete_all(&["/templates/tiny".to_owned()]);

@@ -89,7 +89,8 @@ impl Setup {
         let Self { backend, auth, cors_origins, interval, tables, boot: _ } = self;
         let (plugins, policies) = (paths::plugins(), paths::policies());
         format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\ncors_origins = {cors_origins:?}\n[auth]\nmode = \"{auth}\"\n\
+            "[server]\nlisten = \"127.0.0.1:0\"\ncors_origins = {cors_origins:?}\n\
+             [auth]\nmode = \"{auth}\"\n\
              [storage]\npath = \"storage\"\n[backend]\nuse = \"{backend}\"\n\
              [plugins]\ndir = {plugins:?}\n[policies]\ndir = {policies:?}\n\
              [observer]\ninterval = \"{interval}\"\n{tables}"
