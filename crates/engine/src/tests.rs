@@ -179,7 +179,9 @@ async fn ask(engine: &Engine, vm: VmId, command: VmCommand) -> OperationId {
 
 /// The operation as it ended.
 async fn ended(engine: &Engine, id: OperationId) -> Operation {
+    let begun = tokio::time::Instant::now();
     let operation = engine.wait(id, LONG).await.expect("readable").expect("recorded");
+    assert!(begun.elapsed() < LONG, "its end is told, not only found: {operation:?}");
     assert!(operation.state.is_ended(), "{operation:?}");
     operation
 }

@@ -7,6 +7,7 @@ use vman_core::ports::{Apply, Change, Recall};
 use vman_core::testing::samples;
 use vman_core::vm::VmState;
 
+use super::mortal::Mortal;
 use super::*;
 use crate::EngineError;
 
@@ -84,10 +85,13 @@ async fn a_stop_during_a_start_is_not_lost() {
     let stop = ask(&engine, vm, VmCommand::Stop).await;
     assert_ne!(start, stop);
     assert_eq!(world.vm(vm).await.state, VmState::Stopping);
+    world.host.hold(Effect::PowerOff);
     world.host.release(Effect::Launch);
     succeeded(&engine, start).await;
+    world.host.reached(Effect::PowerOff, 1).await;
     // The start ended well, and does not say `running` over the stop.
-    assert_ne!(world.vm(vm).await.state, VmState::Running);
+    assert_eq!(world.vm(vm).await.state, VmState::Stopping);
+    world.host.release(Effect::PowerOff);
     succeeded(&engine, stop).await;
     let recorded = world.vm(vm).await;
     assert_eq!((recorded.state, recorded.machine), (VmState::Stopped, None));
@@ -104,9 +108,44 @@ async fn a_start_that_fails_after_a_stop_was_let_in_leaves_the_vm_to_the_stop() 
     let start = ask(&engine, vm, VmCommand::Start).await;
     world.host.reached(Effect::Launch, 1).await;
     let stop = ask(&engine, vm, VmCommand::Stop).await;
+    world.host.hold(Effect::PowerOff);
     world.host.release(Effect::Launch);
     assert_eq!(error_of(&ended(&engine, start).await), "no room");
+    world.host.reached(Effect::PowerOff, 1).await;
+    assert_eq!(world.vm(vm).await.state, VmState::Stopping);
+    world.host.release(Effect::PowerOff);
     succeeded(&engine, stop).await;
+    assert_eq!(world.vm(vm).await.state, VmState::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_let_in_just_as_the_one_before_it_ends_is_carried_out() {
+    let world = World::new().await;
+    let slow = Arc::new(Mortal::dawdling(&world));
+    let engine = world.engine_over(slow, world.host.clone());
+    let vm = world.add_vm(1, VmState::Stopped).await;
+    for _ in 0..50 {
+        for command in [VmCommand::Start, VmCommand::Stop] {
+            let id = ask(&engine, vm, command).await;
+            succeeded(&engine, id).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_another_one_was_quicker_than_is_decided_anew() {
+    let world = World::new().await;
+    let slow = Arc::new(Mortal::dawdling(&world));
+    let engine = world.engine_over(slow, world.host.clone());
+    let vm = world.add_vm(1, VmState::Stopped).await;
+    let start = || ask(&engine, vm, VmCommand::Start);
+    let starts = tokio::join!(start(), start(), start());
+    assert_eq!((starts.0, starts.1), (starts.1, starts.2));
+    assert_eq!(world.operations().await.len(), 1);
+    let (stop, kill) =
+        tokio::join!(ask(&engine, vm, VmCommand::Stop), ask(&engine, vm, VmCommand::Kill));
+    succeeded(&engine, stop).await;
+    succeeded(&engine, kill).await;
     assert_eq!(world.vm(vm).await.state, VmState::Stopped);
 }
 

@@ -2,7 +2,7 @@
 //! the next one ends what was let in, truthfully, and nothing is lost or left over.
 
 use vman_core::lifecycle::VmCommand;
-use vman_core::operation::{Effect, Verb};
+use vman_core::operation::{Effect, StepState, Verb};
 use vman_core::testing::samples;
 
 use super::mortal::Mortal;
@@ -96,6 +96,42 @@ async fn fail_and_die(play: &Play, failing: usize) {
         assert_deletable(&world, &engine, &story).await;
     }
     panic!("{} never ends", play.name());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_undoing_that_was_cut_off_goes_on_and_tells_what_it_left() {
+    for moments in 0..MOMENTS_MAX {
+        let world = World::new().await;
+        let vm = world.add_vm(1, VmState::Stopped).await;
+        world.host.fail_next_after_doing(Effect::Launch, REASON);
+        world.host.fail_next(Effect::End, "no answer");
+        if !dies(&world, moments, Some(VmCommand::Start)).await {
+            return;
+        }
+        let story = format!("killed at moment {moments}");
+        let before = operations_of_vm(&world).await;
+        reborn(&world).await;
+        let machine = world.host.machine(vm);
+        match operations_of_vm(&world).await.first().map(|operation| &operation.state) {
+            None => assert_eq!(machine, None, "{story}"),
+            Some(OperationState::Succeeded) => {
+                // The failure had not been recorded: the step was done once more, and well.
+                assert!(!has_failed(&before[0]), "{story}");
+                assert_eq!(world.vm(vm).await.machine, machine, "{story}");
+            }
+            Some(OperationState::Failed(error)) => {
+                assert!(error.starts_with(REASON), "{story}: {error}");
+                assert_eq!(error.contains("undoing by end failed"), machine.is_some(), "{story}");
+            }
+            Some(OperationState::Pending | OperationState::Running) => panic!("{story}"),
+        }
+    }
+    panic!("it never ends");
+}
+
+fn has_failed(operation: &Operation) -> bool {
+    let untroubled = [StepState::Pending, StepState::Running, StepState::Done];
+    operation.steps.iter().any(|step| !untroubled.contains(&step.state))
 }
 
 #[tokio::test(start_paused = true)]

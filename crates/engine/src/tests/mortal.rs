@@ -17,6 +17,9 @@ use vman_core::template::Template;
 
 use super::*;
 
+/// Long enough for another command to come in.
+const YIELDS_MAX: usize = 23;
+
 pub(super) struct Mortal {
     records: Arc<MemoryRecords>,
     host: Arc<FakeHost>,
@@ -36,8 +39,10 @@ enum Fate {
         commits_left: usize,
     },
     Undisturbed,
-    /// Others get on before each commit.
-    Dawdles,
+    /// Others get on before each commit, and before what is to be done is known.
+    Dawdles {
+        reads: usize,
+    },
 }
 
 impl Mortal {
@@ -55,7 +60,7 @@ impl Mortal {
     }
 
     pub(super) fn dawdling(world: &World) -> Self {
-        Self::new(world, Fate::Dawdles)
+        Self::new(world, Fate::Dawdles { reads: 0 })
     }
 
     /// Whether it dies before it has got `life` done. A dead one does nothing more.
@@ -92,7 +97,7 @@ impl Mortal {
                 *moments_left -= 1;
                 false
             }
-            Fate::Refused { .. } | Fate::Undisturbed | Fate::Dawdles => false,
+            Fate::Refused { .. } | Fate::Undisturbed | Fate::Dawdles { .. } => false,
         };
         if dies {
             self.dead.send_replace(true);
@@ -115,7 +120,7 @@ impl Mortal {
                     false
                 }
                 Fate::Dies { .. } | Fate::Undisturbed => false,
-                Fate::Dawdles => true,
+                Fate::Dawdles { .. } => true,
             }
         };
         if dawdles {
@@ -177,7 +182,19 @@ impl Recall for Mortal {
         self.records.operations(page).await
     }
     async fn unended(&self, subject: Option<&Subject>) -> Read<Vec<Operation>> {
-        self.records.unended(subject).await
+        let unended = self.records.unended(subject).await;
+        let yields = match &mut *self.fate() {
+            Fate::Dawdles { reads } => {
+                *reads += 1;
+                // Another number each time, so that readers overtake each other in every way.
+                *reads * 7 % YIELDS_MAX
+            }
+            Fate::Dies { .. } | Fate::Refused { .. } | Fate::Undisturbed => 0,
+        };
+        for _ in 0..yields {
+            tokio::task::yield_now().await;
+        }
+        unended
     }
     async fn issue(&self, id: IssueId) -> Read<Option<Issue>> {
         self.records.issue(id).await

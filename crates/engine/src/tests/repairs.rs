@@ -170,6 +170,21 @@ async fn without_an_answer_the_issue_stays_open_and_the_host_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_issue_that_was_left_is_judged_anew_when_its_subject_has_changed() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let vm = world.add_vanished(1).await;
+    look_and_act(&world, &engine).await;
+    let restarted = ask(&engine, vm, VmCommand::Restart).await;
+    succeeded(&engine, restarted).await;
+    assert!(world.host.crash(vm));
+    world.judge.then(restart());
+    look_and_act(&world, &engine).await;
+    assert_eq!(world.judge.cases().len(), 2);
+    assert_eq!(world.vm(vm).await.state, VmState::Running);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_policy_that_fails_leaves_the_host_alone_and_is_asked_again_later() {
     let world = World::new().await;
     let engine = world.engine();
