@@ -191,7 +191,7 @@ fn best(known: &[Known]) -> Result<usize, ChooseError> {
             known.offer.manifest().name == **name && is_usable
         })
     };
-    AUTO_ORDER.iter().find_map(|name| usable(name)).ok_or_else(|| {
+    AUTO_ORDER.iter().find_map(usable).ok_or_else(|| {
         let reasons: Vec<String> = known
             .iter()
             .map(|known| format!("{}: {}", known.offer.manifest().name, known.report().reason))
