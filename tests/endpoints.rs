@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::thread;
 
 use serde_json::{Value, json};
-use vman_tests::{Daemon, NO_BODY, Setup, text};
+use vman_tests::{Daemon, NO_BODY, SOON, Setup, text, wait_for};
 
 /// The endpoints of the original system.
 const ORIGINAL: [(&str, &str); 20] = [
@@ -229,6 +229,24 @@ fn the_daemon_tells_about_itself_its_network_its_backends_and_its_policies() {
     has(&policies[0], &json!({"name": "log-only", "mode": "enforce"}));
     assert_eq!(daemon.get("/issues?state=open").expect(200).text, "[]");
     daemon.get("/ready").expect(200);
+}
+
+#[test]
+fn every_request_is_logged_with_its_path_status_and_duration() {
+    let daemon = daemon();
+    let answer = daemon.get("/network/config").expect(200);
+    let request = answer.header("x-request-id");
+    assert_ne!(request, "");
+    let log = wait_for("the request is in the log", SOON, || {
+        daemon.log().lines().find(|line| line.contains(request)).map(str::to_owned)
+    });
+    let parts: Vec<&str> = log.split(" | ").map(str::trim).collect();
+    let [time, level, service, message] = parts.as_slice() else { panic!("{log}") };
+    assert!(time.ends_with('Z') && !service.is_empty(), "{log}");
+    assert_eq!(*level, "INFO");
+    for part in ["method=GET", "path=/network/config", "status=200", "duration_ms="] {
+        assert!(message.contains(part), "no {part} in {log}");
+    }
 }
 
 #[test]

@@ -3,6 +3,8 @@
 #![cfg(test)]
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
 use vman_tests::{Daemon, NO_BODY, SOON, Setup, guest, pid, processes, tally, text, wait_for};
@@ -15,7 +17,8 @@ macro_rules! over_every_backend {
     ($($module:ident: $backend:literal;)+) => {$(
         mod $module {
             over_every_backend!(@tests $backend: a001_create, a002_stop_and_check, a003_restart,
-                b001_attach, c001_detach, d001_records_agree_with_the_host, whole_life);
+                b001_attach, c001_detach, d001_records_agree_with_the_host, whole_life,
+                a_failed_start_leaves_nothing_and_can_be_repeated);
         }
     )+};
     (@tests $backend:literal: $($test:ident),+) => {$(
@@ -169,6 +172,47 @@ fn whole_life(daemon: &Daemon) {
     assert_eq!(daemon.disk(&disk)["state"], "available");
     daemon.delete_all(&[disk_path, "/templates/tiny".to_owned()]);
     daemon.assert_nothing_left();
+}
+
+/// The boot file is missing, and then it is not.
+fn a_failed_start_leaves_nothing_and_can_be_repeated(daemon: &Daemon) {
+    daemon.template("late", &json!({"firmware": "late.rom"}));
+    let id = daemon.new_vm("late");
+    let accepted = daemon.post(&action(&id, "start"), &NO_BODY).expect(202);
+    let operation = daemon.operation(accepted.header("location"));
+    assert_eq!(operation["state"], "failed");
+    assert!(text(&operation, "error").contains("late.rom"), "{operation}");
+    let vm = daemon.vm(&id);
+    assert_eq!(vm["state"], "failed");
+    assert!(text(&vm, "state_reason").contains("late.rom"), "{vm}");
+    assert!(!lives(daemon, &id));
+    daemon.look_again();
+    assert_eq!(daemon.issues_of(&id), [Value::Null; 0], "what failed was told already");
+    let file = daemon.storage().join("boot/late.rom");
+    fs::copy(guest("tiny.rom"), file).expect("the folder of boot files is there");
+    guest_is_up(daemon, &daemon.act(&id, "start"), 1);
+    daemon.delete_all(&[format!("/vms/{id}")]);
+}
+
+#[test]
+fn a_guest_that_ignores_the_power_button_is_ended_after_the_grace() {
+    let setup = Setup::backend("qemu-tcg").stop_grace("400ms").boot_file("tiny.rom");
+    let daemon = setup.start();
+    daemon.tiny_template();
+    let id = daemon.new_vm("tiny");
+    guest_is_up(&daemon, &daemon.act(&id, "start"), 1);
+    let folder = daemon.machine_folder(&id);
+    let mut console = UnixStream::connect(folder.join("console.sock")).expect("QEMU listens");
+    console.write_all(b"ip").expect("QEMU reads");
+    wait_for("the guest ignores the button from now on", SOON, || {
+        let told = fs::read_to_string(folder.join("console.log")).unwrap_or_default();
+        told.contains("TINY-PONG").then_some(())
+    });
+    let stop = daemon.operate(&action(&id, "stop"), &NO_BODY);
+    let note = text(&stop["steps"][0], "note");
+    assert!(note.contains("did not obey") && note.contains("quit"), "{stop}");
+    assert_eq!(daemon.vm(&id)["state"], "stopped");
+    assert!(!lives(&daemon, &id));
 }
 
 fn action(vm: &str, action: &str) -> String {

@@ -92,6 +92,24 @@ fn processes_folders_and_images_of_nobody_are_orphans_after_a_grace() {
     resolves_by_itself(&daemon, &file);
 }
 
+/// A look may fall between any two steps of a command; none of it is a disagreement.
+#[test]
+fn what_the_daemon_does_itself_is_never_an_issue() {
+    let setup = Setup::backend("qemu-tcg").interval("100ms").policy("restart-crashed", "{}");
+    let daemon = setup.boot_file("tiny.rom").start();
+    daemon.tiny_template();
+    let vm = daemon.new_vm("tiny");
+    for _ in 0..8 {
+        daemon.act(&vm, "start");
+        daemon.act(&vm, "restart");
+        daemon.act(&vm, "stop");
+    }
+    daemon.look_again();
+    assert_eq!(daemon.get("/issues").expect(200).text, "[]");
+    let operations = daemon.get("/operations").expect(200).body;
+    assert_eq!(operations.as_array().map(Vec::len), Some(24), "no others than asked for");
+}
+
 #[test]
 fn the_observer_tells_how_it_is_doing_and_looks_when_it_is_asked() {
     let daemon = Setup::backend("dry-run").interval("5s").boot_file("tiny.rom").start();

@@ -136,6 +136,36 @@ fn a_guest_that_powered_itself_off_while_no_daemon_was_there_is_stopped_without_
     assert_eq!(daemon.issues_of(&vm), [Value::Null; 0]);
 }
 
+#[test]
+fn a_machine_of_another_backend_is_left_alone_and_named() {
+    let mut daemon = tiny();
+    let vm = daemon.new_vm("tiny");
+    let pid = daemon.start_process(&vm);
+    daemon.terminate();
+    daemon.restart_as(&Setup::backend("dry-run").policy("restart-crashed", "{}"));
+    daemon.look_again();
+    assert_eq!(daemon.vm(&vm)["state"], "running", "it cannot be seen, which is not gone");
+    assert_eq!(daemon.issues_of(&vm), [Value::Null; 0]);
+    let accepted = daemon.post(&format!("/vms/{vm}/actions/stop"), &NO_BODY).expect(202);
+    let stop = daemon.operation(accepted.header("location"));
+    assert_eq!(stop["state"], "failed");
+    assert!(text(&stop, "error").contains("use = \"qemu-tcg\""), "{stop}");
+    assert!(daemon.machines().iter().any(|machine| machine.pid == pid), "it was not touched");
+    daemon.terminate();
+    daemon.restart_as(&Setup::backend("qemu-tcg"));
+    daemon.operate(&format!("/vms/{vm}/actions/stop"), &NO_BODY);
+    assert_eq!(daemon.machines(), []);
+}
+
+#[test]
+fn a_second_daemon_on_the_same_storage_is_refused_and_the_first_goes_on() {
+    let daemon = tiny();
+    let (status, said) = daemon.second();
+    assert!(!status.success(), "{said}");
+    assert!(said.contains(&daemon.storage().display().to_string()), "{said}");
+    daemon.get("/vms").expect(200);
+}
+
 fn tiny() -> Daemon {
     let daemon = Setup::backend("qemu-tcg").boot_file("tiny.rom").start();
     daemon.tiny_template();

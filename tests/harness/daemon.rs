@@ -91,6 +91,25 @@ impl Daemon {
         self.connect();
     }
 
+    /// As [`restart`](Self::restart), with another configuration.
+    pub fn restart_as(&mut self, setup: &Setup) {
+        self.configure(setup);
+        self.restart();
+    }
+
+    /// Tries to start a second daemon on the same folder; how it ended, and what it said.
+    pub fn second(&self) -> (ExitStatus, String) {
+        let mut command = command(self.folder.path());
+        let output = command.stdin(Stdio::null()).output().expect("the program can be started");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status, String::from_utf8_lossy(&said).into_owned())
+    }
+
+    fn configure(&self, setup: &Setup) {
+        let file = self.folder.path().join("vman.toml");
+        fs::write(file, setup.toml()).expect("the folder is ours");
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("daemon.log")).unwrap_or_default()
@@ -151,14 +170,19 @@ impl Drop for Daemon {
 fn spawn(folder: &Path) -> Child {
     let log = OpenOptions::new().create(true).append(true).open(folder.join("daemon.log"));
     let log = log.expect("the folder is ours");
-    let program = paths::program();
-    let mut command = Command::new(&program);
+    let mut command = command(folder);
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor is free")).stderr(log);
+    command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// `vman serve` with the folder's configuration and nothing else.
+fn command(folder: &Path) -> Command {
+    let mut command = Command::new(paths::program());
     command.arg("serve").arg("--config").arg(folder.join("vman.toml"));
     for name in OVERRIDES {
         command.env_remove(name);
     }
-    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor is free")).stderr(log);
-    command.spawn().unwrap_or_else(|error| panic!("{}: {error}", program.display()))
+    command
 }
 
 fn tail(log: &Path) -> String {

@@ -10,6 +10,8 @@ use crate::paths;
 
 /// Looks often, so that no test waits long for what only a look can find.
 const INTERVAL: &str = "300ms";
+/// A busy host must not make a graceful end look like a firm one.
+const STOP_GRACE: &str = "30s";
 
 /// A configuration in the making.
 #[derive(Debug, Clone)]
@@ -17,6 +19,7 @@ pub struct Setup {
     backend: String,
     auth: &'static str,
     cors_origins: Vec<&'static str>,
+    stop_grace: &'static str,
     interval: &'static str,
     tables: String,
     boot: Vec<&'static str>,
@@ -29,6 +32,7 @@ impl Setup {
             backend: name.to_owned(),
             auth: "token",
             cors_origins: Vec::new(),
+            stop_grace: STOP_GRACE,
             interval: INTERVAL,
             tables: String::new(),
             boot: Vec::new(),
@@ -46,6 +50,13 @@ impl Setup {
     #[must_use]
     pub fn cors_origin(mut self, origin: &'static str) -> Self {
         self.cors_origins.push(origin);
+        self
+    }
+
+    /// How long a guest may take to power itself off, as the configuration writes it.
+    #[must_use]
+    pub fn stop_grace(mut self, grace: &'static str) -> Self {
+        self.stop_grace = grace;
         self
     }
 
@@ -86,12 +97,13 @@ impl Setup {
 
     /// The configuration file's text.
     pub(crate) fn toml(&self) -> String {
-        let Self { backend, auth, cors_origins, interval, tables, boot: _ } = self;
+        let Self { backend, auth, cors_origins, stop_grace, interval, tables, boot: _ } = self;
         let (plugins, policies) = (paths::plugins(), paths::policies());
         format!(
             "[server]\nlisten = \"127.0.0.1:0\"\ncors_origins = {cors_origins:?}\n\
              [auth]\nmode = \"{auth}\"\n\
              [storage]\npath = \"storage\"\n[backend]\nuse = \"{backend}\"\n\
+             stop_grace = \"{stop_grace}\"\n\
              [plugins]\ndir = {plugins:?}\n[policies]\ndir = {policies:?}\n\
              [observer]\ninterval = \"{interval}\"\n{tables}"
         )
