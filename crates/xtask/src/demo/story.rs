@@ -88,7 +88,7 @@ impl Story {
     }
 
     fn boot(&self, console: &mut Console, report: &mut Report) -> Result<i32> {
-        self.operate(&self.action("start"), &Value::Null)?;
+        self.operate(&self.action("start"), &json!({}))?;
         let pid = self.running()?;
         report.step(&format!("QEMU runs (process {pid})"));
         let disk = console.line("GUEST-DISK", BOOT_WITHIN)?;
@@ -114,7 +114,7 @@ impl Story {
     }
 
     fn power_off(&self, console: &mut Console, report: &mut Report) -> Result<()> {
-        let operation = self.operate(&self.action("stop"), &Value::Null)?;
+        let operation = self.operate(&self.action("stop"), &json!({}))?;
         let state = self.machine()?;
         ensure!(state["state"] == "stopped", "the machine is {}", state["state"]);
         let button = console.line("GUEST-BUTTON", BUTTON_WITHIN)?;
