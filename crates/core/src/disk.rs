@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn a_mount_point_is_one_lettered_disk_device() {
         for bad in ["", "sdb", "/dev/sd", "/dev/sdbb", "/dev/sdB", "/dev/../sda", "/etc/passwd"] {
-            assert!(bad.parse::<MountPoint>().is_err(), "{bad:?}");
+            bad.parse::<MountPoint>().expect_err(bad);
         }
         assert_eq!(
             "/dev/vdc".parse::<MountPoint>().map(|m| m.to_owned().text),
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn sizes_are_whole_gibibytes_within_the_limit() {
         for bad in [-1, 0, i128::from(SIZE_GIB_MAX) + 1, i128::MAX] {
-            assert!(check_size_gib(bad).is_err());
+            check_size_gib(bad).expect_err(&bad.to_string());
         }
         assert_eq!(check_size_gib(2), Ok(2));
     }

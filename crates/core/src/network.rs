@@ -146,10 +146,10 @@ mod tests {
     #[test]
     fn a_gateway_must_be_a_host_of_its_subnet() {
         for bad in ["10.0.0.0", "10.0.0.255", "10.0.1.1"] {
-            assert!(subnet("10.0.0.0/24", bad).is_err(), "{bad}");
+            subnet("10.0.0.0/24", bad).expect_err(bad);
         }
-        assert!(subnet("10.0.0.0/31", "10.0.0.0").is_err());
-        assert!(subnet("10.0.0.0/30", "10.0.0.1").is_ok());
+        subnet("10.0.0.0/31", "10.0.0.0").unwrap_err();
+        subnet("10.0.0.0/30", "10.0.0.1").expect("valid");
     }
 
     #[test]

@@ -84,8 +84,8 @@ mod tests {
     #[test]
     fn sizes_outside_the_limits_are_refused_whatever_their_sign() {
         for bad in [i128::MIN, -1, 0, i128::from(CPU_COUNT_MAX) + 1, i128::MAX] {
-            assert!(check_cpu_count(bad).is_err(), "{bad}");
-            assert!(check_ram_mib(bad.min(7)).is_err(), "{bad}");
+            check_cpu_count(bad).expect_err(&bad.to_string());
+            check_ram_mib(bad.min(7)).expect_err(&bad.to_string());
         }
         assert_eq!(check_cpu_count(4), Ok(4));
         assert_eq!(check_ram_mib(512), Ok(512));
@@ -93,8 +93,8 @@ mod tests {
 
     #[test]
     fn a_command_line_with_a_newline_or_too_many_bytes_is_refused() {
-        assert!(Cmdline::parse("console=ttyS0\nquiet").is_err());
-        assert!(Cmdline::parse(&"x".repeat(CMDLINE_LENGTH_MAX + 1)).is_err());
+        Cmdline::parse("console=ttyS0\nquiet").unwrap_err();
+        Cmdline::parse(&"x".repeat(CMDLINE_LENGTH_MAX + 1)).unwrap_err();
         assert_eq!(
             Cmdline::parse("console=ttyS0 quiet").map(|c| c.as_str().to_owned()),
             Ok("console=ttyS0 quiet".to_owned())

@@ -105,7 +105,7 @@ impl Host {
         spec: &MachineSpec,
     ) -> Machine {
         let machine = backend.launch(spec.clone()).await.unwrap();
-        count(A::ACCELERATOR.name());
+        count::<A>();
         let pid = Pid::from_raw(pid(&machine).cast_signed()).unwrap();
         self.started.lock().unwrap().push(pidfd_open(pid, PidfdFlags::empty()).unwrap());
         machine
@@ -145,11 +145,12 @@ impl Drop for Host {
 }
 
 /// Tells whoever runs the tests that a real machine was started, if they asked to be told.
-fn count(accelerator: &str) {
+fn count<A: Acceleration>() {
     let Ok(tally) = std::env::var("VMAN_TEST_TALLY") else { return };
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(tally).unwrap();
     let current = std::thread::current();
-    let line = format!("{accelerator} {}\n", current.name().unwrap_or("a test"));
+    let name = current.name().unwrap_or("a test");
+    let line = format!("qemu-{} {name}\n", A::ACCELERATOR.name());
     std::io::Write::write_all(&mut file, line.as_bytes()).unwrap();
 }
 
