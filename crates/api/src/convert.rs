@@ -4,10 +4,11 @@
 use jiff::Timestamp as Moment;
 use vman_api_types as body;
 use vman_core::disk::Disk;
+use vman_core::evidence::{Fact, Value};
 use vman_core::ident::{OperationId, Timestamp};
 use vman_core::operation::{Operation, OperationState, Reason, Step, Subject};
 use vman_core::ports::{JudgementRecord, ObserverHealth, ObserverStatus};
-use vman_core::repair::{Candidate, Fact, Issue, IssueState, JudgeFailure, Mode, Value, Verdict};
+use vman_core::repair::{Candidate, Issue, IssueState, JudgeFailure, Mode, Verdict};
 use vman_core::template::{Boot, Template};
 use vman_core::vm::{Process, Vm};
 

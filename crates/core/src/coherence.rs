@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use crate::disk::{Disk, DiskState};
+use crate::evidence::{Fact, Value};
 use crate::ident::{DiskId, Generation, Timestamp, VmId};
-use crate::operation::{Subject, words};
-use crate::repair::{Fact, Value};
+use crate::operation::Subject;
 use crate::sighting::{FileKind, Guest, MachineSeen, Sighting, Sightings};
 use crate::vm::{Machine, Vm, VmState};
+use crate::words::words;
 
 /// Milliseconds that something without a record must have been there to be called an orphan: its
 /// record may be on the way.

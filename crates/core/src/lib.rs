@@ -6,11 +6,12 @@
 //!
 //! In reading order: the nouns ([`template`], [`vm`], [`disk`], [`network`], [`operation`]), what a
 //! command leads to ([`lifecycle`]), what is on the host ([`sighting`]), what disagrees
-//! ([`coherence`]), what may be done about it ([`repair`]), and what the rest of vman must offer
+//! ([`coherence`], [`evidence`]), what may be done about it ([`repair`]), and what the rest of vman must offer
 //! ([`ports`]).
 
 pub mod coherence;
 pub mod disk;
+pub mod evidence;
 pub mod ident;
 pub mod lifecycle;
 pub mod network;
@@ -22,3 +23,4 @@ pub mod template;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod vm;
+mod words;

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use crate::ident::{DiskId, IssueId, OperationId, Timestamp, VmId};
+use crate::words::words;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operation {
@@ -67,31 +68,6 @@ impl fmt::Display for Subject {
         write!(f, "{} {}", self.kind(), self.id())
     }
 }
-
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident {
-        $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)*
-    }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$variant_doc])* $variant,)* }
-
-        impl $name {
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// The stable word in the API and the store.
-            pub fn word(self) -> &'static str {
-                match self { $(Self::$variant => $word,)* }
-            }
-
-            /// The inverse of [`word`](Self::word).
-            pub fn from_word(word: &str) -> Option<Self> {
-                match word { $($word => Some(Self::$variant),)* _ => None }
-            }
-        }
-    };
-}
-pub(crate) use words;
 
 words!(
     /// What an operation does; the gate has already agreed to it.

@@ -7,9 +7,11 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::coherence::{Incoherence, Kind, Severity, Wrong};
+use crate::evidence::Fact;
 use crate::ident::{Generation, IssueId, OperationId, Timestamp};
 use crate::lifecycle::{DiskCommand, VmCommand};
-use crate::operation::{Subject, Verb, words};
+use crate::operation::{Subject, Verb};
+use crate::words::words;
 
 /// Bytes of a policy's message that are kept.
 pub const MESSAGE_LENGTH_MAX: usize = 2048;
@@ -19,33 +21,6 @@ pub const REASON_CODE_LENGTH_MAX: usize = 64;
 pub const DECISION_FACTS_MAX: usize = 32;
 /// Milliseconds: a policy cannot put a case off for longer than a day.
 pub const RECHECK_AFTER_MS_MAX: u64 = 24 * 60 * 60 * 1000;
-
-/// One piece of evidence.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fact {
-    pub key: String,
-    pub value: Value,
-}
-
-/// Frozen: policies know exactly these.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
-    Boolean(bool),
-    Integer(i64),
-    Text(String),
-    Texts(Vec<String>),
-}
-
-impl Fact {
-    pub fn text(key: impl Into<String>, value: impl Into<String>) -> Self {
-        Self { key: key.into(), value: Value::Text(value.into()) }
-    }
-
-    /// Saturates at the largest signed integer.
-    pub fn integer(key: impl Into<String>, value: u64) -> Self {
-        Self { key: key.into(), value: Value::Integer(i64::try_from(value).unwrap_or(i64::MAX)) }
-    }
-}
 
 words!(
     /// What can be done about an incoherence. An open vocabulary for policies: more may come.

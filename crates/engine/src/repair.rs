@@ -8,13 +8,14 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 use uuid::Uuid;
 use vman_core::coherence::{GuestEnded, Incoherence, Look};
+use vman_core::evidence::Fact;
 use vman_core::ident::{IssueId, OperationId, Timestamp};
 use vman_core::lifecycle::VmCommand;
 use vman_core::operation::{Operation, OperationState, Reason, Subject};
 use vman_core::ports::{Change, JudgementRecord, RecordError};
 use vman_core::repair::{
-    self, CandidateKind, Context, Fact, Issue, IssueState, Leave, RepairCommand, Resolution,
-    Ruling, SafeDefault,
+    self, CandidateKind, Context, Issue, IssueState, Leave, RepairCommand, Resolution, Ruling,
+    SafeDefault,
 };
 use vman_core::vm::{FailureReason, VmState};
 

@@ -2,7 +2,8 @@
 //! leaves open is passed on as it is; nothing is judged here.
 
 use vman_core::coherence::Severity;
-use vman_core::repair::{self, CandidateKind, Decision, Fact, Value, Verdict};
+use vman_core::evidence::{Fact, Value};
+use vman_core::repair::{self, CandidateKind, Decision, Verdict};
 
 use crate::bindings::vman::policy::types as wit;
 use crate::limits::ATTEMPTS_MAX;

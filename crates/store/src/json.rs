@@ -2,7 +2,8 @@
 //! have no serialisation of their own, so it is spelled out here.
 
 use serde_json::{Value as Json, json};
-use vman_core::repair::{Candidate, CandidateKind, Fact, Value};
+use vman_core::evidence::{Fact, Value};
+use vman_core::repair::{Candidate, CandidateKind};
 
 pub(crate) fn write_facts(facts: &[Fact]) -> String {
     let value = |value: &Value| match value {

@@ -11,12 +11,13 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tempfile::TempDir;
 use vman_core::disk::{DiskState, ImageFormat};
+use vman_core::evidence::{Fact, Value};
 use vman_core::ident::{Generation, Timestamp};
 use vman_core::network::Subnet;
 use vman_core::operation::{OperationState, Reason, Step, StepState, Subject, Verb};
 use vman_core::ports::{Change, JudgementRecord, Page, Recall, Record, RecordError};
 use vman_core::repair::{
-    Decision, Fact, IssueState, JudgeFailure, JudgeFailureKind, Mode, Resolution, Value, Verdict,
+    Decision, IssueState, JudgeFailure, JudgeFailureKind, Mode, Resolution, Verdict,
 };
 use vman_core::template::{Boot, Cmdline};
 use vman_core::testing::records_keep_their_promises;

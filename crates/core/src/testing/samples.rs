@@ -6,13 +6,14 @@ use std::net::Ipv4Addr;
 use uuid::Uuid;
 
 use crate::disk::{Disk, DiskState, ImageFormat, MountPoint};
+use crate::evidence::Fact;
 use crate::ident::{DiskId, Generation, IssueId, Name, OperationId, Timestamp, VmId};
 use crate::lifecycle::{VmCommand, decide_vm};
 use crate::network::{Lease, Mac};
 use crate::operation::{Operation, OperationState, Reason, Subject, Verb};
 use crate::ports::{Target, VmTarget};
 use crate::repair::{
-    Candidate, CandidateKind, Context, Decision, Fact, Issue, IssueState, Judgement, Mode, Verdict,
+    Candidate, CandidateKind, Context, Decision, Issue, IssueState, Judgement, Mode, Verdict,
 };
 use crate::template::{Boot, Template};
 use crate::vm::{Vm, VmState};

@@ -87,7 +87,7 @@ async fn a_policy_sees_the_case_the_time_and_what_was_tried_before() {
     assert_eq!(context.attempts.len(), 1);
     assert!(context.attempts[0].succeeded);
     assert_eq!(context.attempts[0].candidate, "vm.restart");
-    assert_eq!(context.facts, [vman_core::repair::Fact::integer("repair.budget-left", 2)]);
+    assert_eq!(context.facts, [vman_core::evidence::Fact::integer("repair.budget-left", 2)]);
     assert_ne!(context.seed, cases[0].1.seed);
 }
 
