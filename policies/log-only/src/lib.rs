@@ -31,26 +31,15 @@ impl Policy for LogOnly {
     fn decide((): &(), issue: &Issue, _: &Context) -> Result<Decision, String> {
         let line = line(issue);
         log::write(level(issue.severity), &line);
-        Ok(Decision::ignore(
-            "log-only",
-            format!("logged, the host is left as it is: {line}"),
-        ))
+        Ok(Decision::ignore("log-only", format!("logged, the host is left as it is: {line}")))
     }
 }
 
 fn line(issue: &Issue) -> String {
     let subject = &issue.subject;
     let (kind, seen) = (&issue.kind, issue.occurrences);
-    let candidates: Vec<&str> = issue
-        .candidates
-        .iter()
-        .map(|one| one.kind.as_str())
-        .collect();
-    let possible = if candidates.is_empty() {
-        "none".into()
-    } else {
-        candidates.join(", ")
-    };
+    let candidates: Vec<&str> = issue.candidates.iter().map(|one| one.kind.as_str()).collect();
+    let possible = if candidates.is_empty() { "none".into() } else { candidates.join(", ") };
     format!(
         "{kind} of {} {}, seen {seen} times, possible repairs: {possible}",
         subject.kind, subject.id
@@ -113,11 +102,7 @@ mod tests {
         assert_eq!(decision.verdict, Verdict::Ignore);
         assert!(decision.chosen.is_empty());
         assert!(decision.message.contains("vm v1"), "{}", decision.message);
-        assert!(
-            decision.message.contains("vm.restart"),
-            "{}",
-            decision.message
-        );
+        assert!(decision.message.contains("vm.restart"), "{}", decision.message);
     }
 
     #[test]

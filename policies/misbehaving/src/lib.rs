@@ -11,15 +11,7 @@ use vman_policy_sdk::log::{self, Level};
 use vman_policy_sdk::{ConfigProblem, Context, Decision, Guest, Issue, PolicyInfo, Verdict};
 
 /// The ways to misbehave.
-const WAYS: &[&str] = &[
-    "loop",
-    "trap",
-    "allocate",
-    "log-forever",
-    "invent",
-    "flood",
-    "fail",
-];
+const WAYS: &[&str] = &["loop", "trap", "allocate", "log-forever", "invent", "flood", "fail"];
 /// How much is asked for at a time by `allocate`, in bytes.
 const CHUNK: usize = 1 << 20;
 /// The length of the message that `flood` answers with, in bytes.
@@ -46,10 +38,7 @@ impl Guest for Misbehaving {
             Some(_) => Vec::new(),
             None => {
                 let message = format!("must name one of {}", WAYS.join(", "));
-                vec![ConfigProblem {
-                    path: String::new(),
-                    message,
-                }]
+                vec![ConfigProblem { path: String::new(), message }]
             }
         }
     }
@@ -70,14 +59,9 @@ impl Guest for Misbehaving {
 
 /// The way named by the configuration, past JSON's quotes and a table's `do`.
 fn way(config: &str) -> Option<&'static str> {
-    let inner = config
-        .trim()
-        .trim_start_matches('{')
-        .trim_end_matches('}')
-        .trim();
-    let inner = inner
-        .strip_prefix("\"do\"")
-        .map_or(inner, |rest| rest.trim_start_matches([' ', ':']));
+    let inner = config.trim().trim_start_matches('{').trim_end_matches('}').trim();
+    let inner =
+        inner.strip_prefix("\"do\"").map_or(inner, |rest| rest.trim_start_matches([' ', ':']));
     let name = inner.trim_matches('"');
     WAYS.iter().find(|way| **way == name).copied()
 }
@@ -106,12 +90,8 @@ fn chatter() -> ! {
 
 /// Chooses a candidate that the host never offered.
 fn invent(issue: &Issue) -> Decision {
-    let unknown = issue
-        .candidates
-        .iter()
-        .map(|one| one.id)
-        .max()
-        .map_or(0, |id| id.wrapping_add(1));
+    let unknown =
+        issue.candidates.iter().map(|one| one.id).max().map_or(0, |id| id.wrapping_add(1));
     let mut decision = Decision::ignore("invent", "chooses what was not offered");
     decision.verdict = Verdict::Repair;
     decision.chosen = vec![unknown];

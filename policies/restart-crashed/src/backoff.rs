@@ -59,9 +59,7 @@ pub(crate) fn plan(now_ms: u64, seed: u64, attempts: &[u64], limits: &Limits) ->
 fn delay(earlier: u64, limits: &Limits) -> u64 {
     let doublings = u32::try_from(earlier.saturating_sub(1)).unwrap_or(u32::MAX);
     let factor = 1_u64.checked_shl(doublings).unwrap_or(u64::MAX);
-    millis(limits.first_delay)
-        .saturating_mul(factor)
-        .min(millis(limits.max_delay))
+    millis(limits.first_delay).saturating_mul(factor).min(millis(limits.max_delay))
 }
 
 /// From nothing to an eighth of the delay, so that machines that died together are not all
@@ -101,10 +99,7 @@ mod tests {
 
     #[test]
     fn delays_double_up_to_the_longest() {
-        let limits = Limits {
-            max_attempts: 100,
-            ..LIMITS
-        };
+        let limits = Limits { max_attempts: 100, ..LIMITS };
         let delays: Vec<u64> = [1, 2, 3, 4, 5, 6, 7, 8, 64, 65, 99, u64::MAX]
             .iter()
             .map(|earlier| delay(*earlier, &limits))
@@ -145,10 +140,7 @@ mod tests {
     fn it_gives_up_after_the_allowed_attempts_and_forgets_those_outside_the_window() {
         let five = [1, 2, 3, 4, 5].map(|minute| NOW - minute * 60_000);
         assert_eq!(plan(NOW, 0, &five, &LIMITS), Plan::GiveUp { earlier: 5 });
-        assert_eq!(
-            plan(NOW, 0, &five[..4], &LIMITS),
-            Plan::Restart { earlier: 4 }
-        );
+        assert_eq!(plan(NOW, 0, &five[..4], &LIMITS), Plan::Restart { earlier: 4 });
         let later = NOW + 8 * 60_000;
         assert_eq!(plan(later, 0, &five, &LIMITS), Plan::Restart { earlier: 2 });
     }
@@ -161,10 +153,7 @@ mod tests {
             max_attempts: u64::MAX,
             window: Duration::MAX,
         };
-        assert!(matches!(
-            plan(NOW, u64::MAX, &[u64::MAX, 0], &limits),
-            Plan::Wait { .. }
-        ));
+        assert!(matches!(plan(NOW, u64::MAX, &[u64::MAX, 0], &limits), Plan::Wait { .. }));
         let Plan::Wait { wait, .. } = plan(NOW, 7, &[NOW + 3_600_000], &LIMITS) else {
             panic!("the attempt lies in the future");
         };

@@ -61,31 +61,20 @@ impl Policy for RestartCrashed {
 
     fn decide(limits: &Limits, issue: &Issue, context: &Context) -> Result<Decision, String> {
         if issue.kind != ISSUE_KIND {
-            return Ok(Decision::abstain(
-                "other-kind",
-                format!("only {ISSUE_KIND} is judged"),
-            ));
+            return Ok(Decision::abstain("other-kind", format!("only {ISSUE_KIND} is judged")));
         }
         let Some(restart) = issue.candidate(CANDIDATE_KIND) else {
-            return Ok(Decision::abstain(
-                "no-restart",
-                "no restart is allowed for this machine",
-            ));
+            return Ok(Decision::abstain("no-restart", "no restart is allowed for this machine"));
         };
         let decision = answer(restart, limits, context);
-        log::write(
-            Level::Info,
-            &format!("vm {}: {}", issue.subject.id, decision.message),
-        );
+        log::write(Level::Info, &format!("vm {}: {}", issue.subject.id, decision.message));
         Ok(decision)
     }
 }
 
 fn answer(restart: &Candidate, limits: &Limits, context: &Context) -> Decision {
-    let attempts = context
-        .attempts
-        .iter()
-        .filter(|attempt| attempt.candidate_kind == CANDIDATE_KIND);
+    let attempts =
+        context.attempts.iter().filter(|attempt| attempt.candidate_kind == CANDIDATE_KIND);
     let attempts: Vec<u64> = attempts.map(|attempt| attempt.at_ms).collect();
     let window = span(limits.window);
     match backoff::plan(context.now_ms, context.seed, &attempts, limits) {

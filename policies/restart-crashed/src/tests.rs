@@ -8,22 +8,11 @@ const NOW: u64 = 1_700_000_000_000;
 
 fn candidate(id: u32, kind: &str) -> Candidate {
     let kind = kind.into();
-    Candidate {
-        id,
-        kind,
-        destructive: false,
-        reversible: true,
-        facts: Vec::new(),
-    }
+    Candidate { id, kind, destructive: false, reversible: true, facts: Vec::new() }
 }
 
 fn issue(kind: &str, candidates: Vec<Candidate>) -> Issue {
-    let subject = Subject {
-        kind: "vm".into(),
-        id: "v1".into(),
-        generation: 1,
-        labels: Vec::new(),
-    };
+    let subject = Subject { kind: "vm".into(), id: "v1".into(), generation: 1, labels: Vec::new() };
     Issue {
         id: "i1".into(),
         fingerprint: "f1".into(),
@@ -82,17 +71,9 @@ fn a_crash_right_after_a_restart_waits_and_says_how_long() {
 
 #[test]
 fn too_many_restarts_are_left_to_a_person() {
-    let decision = judge(
-        "{}",
-        &crashed(),
-        &context(&[50_000, 40_000, 30_000, 20_000, 10_000]),
-    );
+    let decision = judge("{}", &crashed(), &context(&[50_000, 40_000, 30_000, 20_000, 10_000]));
     assert_eq!(decision.verdict, Verdict::Escalate);
-    assert!(
-        decision.message.contains("restarted 5 times"),
-        "{}",
-        decision.message
-    );
+    assert!(decision.message.contains("restarted 5 times"), "{}", decision.message);
 }
 
 #[test]
@@ -113,25 +94,16 @@ fn other_kinds_and_issues_without_a_restart_are_left_to_the_next_policy() {
 #[test]
 fn the_configuration_is_obeyed() {
     let config = r#"{"first_delay_ms": 100, "max_attempts": 1}"#;
-    assert_eq!(
-        judge(config, &crashed(), &context(&[99])).verdict,
-        Verdict::Escalate
-    );
+    assert_eq!(judge(config, &crashed(), &context(&[99])).verdict, Verdict::Escalate);
     let config = r#"{"first_delay_ms": 100}"#;
-    assert_eq!(
-        judge(config, &crashed(), &context(&[100])).verdict,
-        Verdict::Repair
-    );
+    assert_eq!(judge(config, &crashed(), &context(&[100])).verdict, Verdict::Repair);
 }
 
 #[test]
 fn every_problem_of_the_configuration_is_named_by_its_key() {
     let config = r#"{"first_delay_ms": 5000, "max_delay_ms": 10, "max_attempts": 0, "retry": 1}"#;
     let problems = validate::<RestartCrashed>(config);
-    let mut paths: Vec<&str> = problems
-        .iter()
-        .map(|problem| problem.path.as_str())
-        .collect();
+    let mut paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
     paths.sort_unstable();
     assert_eq!(paths, ["max_attempts", "max_delay_ms", "retry"]);
 }

@@ -51,8 +51,6 @@ impl Decision {
 impl Issue {
     /// The first candidate of this kind, if the host allows one here.
     pub fn candidate(&self, kind: &str) -> Option<&Candidate> {
-        self.candidates
-            .iter()
-            .find(|candidate| candidate.kind == kind)
+        self.candidates.iter().find(|candidate| candidate.kind == kind)
     }
 }

@@ -24,11 +24,7 @@ pub struct Reader {
 impl Reader {
     /// Takes the JSON text; an empty one and `null` are an empty object.
     pub fn new(text: &str) -> Self {
-        let mut reader = Self {
-            keys: Map::new(),
-            known: Vec::new(),
-            problems: Vec::new(),
-        };
+        let mut reader = Self { keys: Map::new(), known: Vec::new(), problems: Vec::new() };
         if text.trim().is_empty() {
             return reader;
         }
@@ -51,10 +47,7 @@ impl Reader {
             _ => {
                 let (least, most) = (range.start(), range.end());
                 let got = shape(&value);
-                self.note(
-                    key,
-                    format!("must be a whole number from {least} to {most}, not {got}"),
-                );
+                self.note(key, format!("must be a whole number from {least} to {most}, not {got}"));
                 default
             }
         }
@@ -74,23 +67,13 @@ impl Reader {
         if let Some(chosen) = chosen {
             return chosen;
         }
-        self.note(
-            key,
-            format!(
-                "must be one of {}, not {}",
-                choices.join(", "),
-                shape(&value)
-            ),
-        );
+        self.note(key, format!("must be one of {}, not {}", choices.join(", "), shape(&value)));
         default
     }
 
     /// Notes a problem that only the policy can see, such as two keys that exclude each other.
     pub fn note(&mut self, key: &str, message: impl Into<String>) {
-        self.problems.push(ConfigProblem {
-            path: key.to_owned(),
-            message: message.into(),
-        });
+        self.problems.push(ConfigProblem { path: key.to_owned(), message: message.into() });
     }
 
     /// All that was wrong, the keys that nobody asked for included.
@@ -137,10 +120,7 @@ mod tests {
     use super::*;
 
     fn paths(problems: &[ConfigProblem]) -> Vec<&str> {
-        problems
-            .iter()
-            .map(|problem| problem.path.as_str())
-            .collect()
+        problems.iter().map(|problem| problem.path.as_str()).collect()
     }
 
     #[test]
@@ -159,11 +139,7 @@ mod tests {
         assert_eq!(reader.choice("how", &["slow"], "slow"), "slow");
         let problems = reader.finish();
         assert_eq!(paths(&problems), ["size", "how", "colour"]);
-        assert!(
-            problems[2].message.contains("known are size, how"),
-            "{}",
-            problems[2]
-        );
+        assert!(problems[2].message.contains("known are size, how"), "{}", problems[2]);
     }
 
     #[test]

@@ -43,10 +43,7 @@ pub fn decide<P: Policy>(
 ) -> Result<Decision, String> {
     match read::<P>(config) {
         Ok(config) => P::decide(&config, issue, context),
-        Err(problems) => Err(problems
-            .first()
-            .map(ToString::to_string)
-            .unwrap_or_default()),
+        Err(problems) => Err(problems.first().map(ToString::to_string).unwrap_or_default()),
     }
 }
 
@@ -54,11 +51,7 @@ fn read<P: Policy>(config: &str) -> Result<P::Config, Vec<ConfigProblem>> {
     let mut reader = Reader::new(config);
     let config = P::configure(&mut reader);
     let problems = reader.finish();
-    if problems.is_empty() {
-        Ok(config)
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
 /// Exports a type that implements [`Policy`] as the component's policy. To be called once.
