@@ -43,7 +43,7 @@ pub struct Disk {
     pub size: u64,
     /// Where it is wanted in the guest. The guest's driver may choose another name; `device_path`
     /// is always right.
-    #[schema(example = "/dev/sdb")]
+    #[schema(required = true, example = "/dev/sdb")]
     pub mount_point: Option<String>,
     /// `creating`, `available`, `attaching`, `attached`, `detaching`, `missing`, `failed` or
     /// `deleting`.
@@ -53,6 +53,7 @@ pub struct Disk {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_reason: Option<String>,
     /// The VM it belongs to.
+    #[schema(required = true)]
     pub vm_id: Option<Uuid>,
     /// `qcow2` or `raw`.
     #[schema(example = "qcow2")]

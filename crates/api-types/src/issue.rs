@@ -100,7 +100,7 @@ pub struct Decision {
     #[schema(example = "enforce")]
     pub mode: String,
     /// `repair`, `hold`, `ignore`, `escalate` or `abstain`; `null` if it gave no usable answer.
-    #[schema(example = "repair")]
+    #[schema(required = true, example = "repair")]
     pub verdict: Option<String>,
     /// The ids of the candidates it chose, in order.
     pub chosen: Vec<u32>,
@@ -108,9 +108,10 @@ pub struct Decision {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recheck_after_ms: Option<u64>,
     /// Stable, for metrics; `null` if it gave no usable answer.
-    #[schema(example = "crashed")]
+    #[schema(required = true, example = "crashed")]
     pub reason_code: Option<String>,
     /// For people; `null` if it gave no usable answer.
+    #[schema(required = true)]
     pub message: Option<String>,
     /// What it added for the audit.
     pub facts: Vec<Fact>,

@@ -19,15 +19,15 @@ pub struct NetworkConfig {
     #[schema(example = "10.77.0.1")]
     pub gateway: String,
     /// The name server guests are given; `null`: the mode's own.
-    #[schema(example = "9.9.9.9")]
+    #[schema(required = true, example = "9.9.9.9")]
     pub dns: Option<String>,
     /// The bridge machines are joined to; `null` in modes without one.
-    #[schema(example = "vman0")]
+    #[schema(required = true, example = "vman0")]
     pub bridge: Option<String>,
     /// The VLAN machines are in; `null`: untagged.
-    #[schema(example = 100)]
+    #[schema(required = true, example = 100)]
     pub vlan_id: Option<u16>,
     /// The host's card that leads outside; `null` in modes without one.
-    #[schema(example = "eth0")]
+    #[schema(required = true, example = "eth0")]
     pub uplink: Option<String>,
 }

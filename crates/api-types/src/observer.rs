@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ObserverStatus {
     /// When the last whole look began, RFC 3339, UTC; `null` before the first.
-    #[schema(example = "2026-11-22T19:24:00.123Z")]
+    #[schema(required = true, example = "2026-11-22T19:24:00.123Z")]
     pub last_look: Option<String>,
     /// Microseconds the last whole look took.
     #[schema(example = 1834)]

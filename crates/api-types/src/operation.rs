@@ -27,10 +27,10 @@ pub struct Operation {
     #[schema(example = "2026-11-22T19:24:00.123Z")]
     pub created_at: String,
     /// RFC 3339, UTC; `null` until it has ended.
-    #[schema(example = "2026-11-22T19:24:00.164Z")]
+    #[schema(required = true, example = "2026-11-22T19:24:00.164Z")]
     pub ended_at: Option<String>,
     /// Milliseconds from `created_at` to `ended_at`; `null` until it has ended.
-    #[schema(example = 41)]
+    #[schema(required = true, example = 41)]
     pub duration_ms: Option<u64>,
 }
 
@@ -59,14 +59,15 @@ pub struct OperationStep {
     #[schema(example = "done")]
     pub state: String,
     /// RFC 3339, UTC; `null` until it begins.
-    #[schema(example = "2026-11-22T19:24:00.124Z")]
+    #[schema(required = true, example = "2026-11-22T19:24:00.124Z")]
     pub started_at: Option<String>,
     /// RFC 3339, UTC; `null` until it has ended.
-    #[schema(example = "2026-11-22T19:24:00.163Z")]
+    #[schema(required = true, example = "2026-11-22T19:24:00.163Z")]
     pub ended_at: Option<String>,
     /// Milliseconds from `started_at` to `ended_at`; `null` until it has ended.
-    #[schema(example = 39)]
+    #[schema(required = true, example = 39)]
     pub duration_ms: Option<u64>,
     /// What was seen on the way, for people.
+    #[schema(required = true)]
     pub note: Option<String>,
 }

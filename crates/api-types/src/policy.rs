@@ -15,6 +15,7 @@ pub struct Policy {
     #[schema(example = "built-in")]
     pub source: String,
     /// SHA-256 of the component, in hexadecimal; `null` while it is off.
+    #[schema(required = true)]
     pub hash: Option<String>,
     /// The kinds of issue it wants to see; empty: all.
     #[schema(example = json!(["vm.process-missing"]))]

@@ -33,6 +33,7 @@ pub struct Template {
     #[schema(example = 512)]
     pub ram_amount: u64,
     /// `null`: each VM's first disk.
+    #[schema(required = true)]
     pub boot: Option<Boot>,
     /// RFC 3339, UTC.
     #[schema(example = "2026-11-22T19:24:00.123Z")]

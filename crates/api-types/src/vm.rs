@@ -21,7 +21,7 @@ pub struct NewVm {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Vm {
     pub id: Uuid,
-    #[schema(example = "web-1")]
+    #[schema(required = true, example = "web-1")]
     pub name: Option<String>,
     /// The name of the template it was made from.
     #[schema(example = "small")]
@@ -42,9 +42,10 @@ pub struct Vm {
     #[schema(example = 3)]
     pub generation: u64,
     /// The backend that runs its machine; `null` while there is none.
-    #[schema(example = "qemu-kvm")]
+    #[schema(required = true, example = "qemu-kvm")]
     pub backend: Option<String>,
     /// The process that is its machine; `null` while there is none.
+    #[schema(required = true)]
     pub process: Option<Process>,
     /// The ids of its disks, in the order of their mount points.
     pub disks: Vec<Uuid>,

@@ -15,6 +15,7 @@ use utoipa::{IntoResponses, PartialSchema, ToSchema};
 use vman_api_types::{PROBLEM_CONTENT_TYPE, Problem};
 
 use crate::auth::OPEN_PATH;
+use crate::vocabulary;
 
 const TOKEN_SCHEME: &str = "token";
 
@@ -28,6 +29,7 @@ pub(crate) struct Documents {
 impl Documents {
     pub(crate) fn new(mut openapi: OpenApi) -> Self {
         add_what_every_route_has(&mut openapi);
+        vocabulary::add_to(&mut openapi);
         let invariant = "what utoipa built can be written";
         Self {
             yaml: openapi.to_yaml().expect(invariant).into(),

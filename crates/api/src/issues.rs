@@ -10,10 +10,9 @@ use crate::page::{self, PageQuery, Query};
 use crate::path::Named;
 use crate::problem::Fault;
 use crate::state::App;
+use crate::vocabulary::ISSUE_STATES;
 use crate::{convert, docs};
 
-/// The words of `IssueState::word`.
-const STATES: [&str; 3] = ["open", "repairing", "resolved"];
 /// Decisions and repairs told of one issue: the newest.
 const STORY_LENGTH_MAX: usize = 100;
 
@@ -32,7 +31,7 @@ pub(crate) async fn list(
     State(app): State<App>,
     Query(mut query): Query,
 ) -> Result<Response, Fault> {
-    let state = query.optional("state", page::one_of(&STATES));
+    let state = query.optional("state", page::one_of(&ISSUE_STATES));
     let page = page::read::<IssueId>(&mut query);
     query.finish(|| Some(()))?;
     let limit = page.limit;

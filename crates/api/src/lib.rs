@@ -26,6 +26,7 @@ mod server;
 mod state;
 mod templates;
 mod vms;
+mod vocabulary;
 
 pub use router::router;
 pub use server::{SHUTDOWN_GRACE, serve};

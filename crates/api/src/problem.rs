@@ -116,8 +116,10 @@ impl From<RecordError> for Fault {
         let detail = error.to_string();
         match error {
             RecordError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not-found", detail),
-            RecordError::Exists(_) => Self::new(StatusCode::CONFLICT, "exists", detail),
-            RecordError::InUse(_) => Self::new(StatusCode::CONFLICT, "in-use", detail),
+            RecordError::Exists(_) => Self::new(StatusCode::CONFLICT, "exists", detail)
+                .hint("choose another name, or delete the one that has it"),
+            RecordError::InUse(_) => Self::new(StatusCode::CONFLICT, "in-use", detail)
+                .hint("delete what uses it first; GET /vms lists the VMs with their templates"),
             RecordError::Stale(_) => Self::new(StatusCode::CONFLICT, "changed-meanwhile", detail)
                 .hint("read it again, and repeat the request if it still makes sense"),
             RecordError::Unavailable(_) => {
@@ -222,6 +224,8 @@ mod tests {
         ] {
             let fault = Fault::from(error);
             assert_eq!((fault.problem.status, fault.problem.code.as_str()), (status, code));
+            // The id that was not found says all; every other error names the way out.
+            assert_eq!(fault.problem.hint.is_some(), code != "not-found", "{code}");
             let response = fault.into_response();
             assert_eq!(response.status().as_u16(), status);
             assert_eq!(response.headers()[header::CONTENT_TYPE], PROBLEM_CONTENT_TYPE);

@@ -113,6 +113,111 @@ async fn every_reference_in_the_document_leads_somewhere() {
     assert!(seen > 50, "{seen}");
 }
 
+/// What of `value` is not as `schema` has it: a type, a field that is required or unknown, or a word
+/// outside of a closed set.
+fn departures(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
+    if let Some(reference) = schema["$ref"].as_str() {
+        return departures(document, document.pointer(&reference[1..]).unwrap(), value, at);
+    }
+    let fits = |one: &Value| departures(document, one, value, at).is_empty();
+    if let Some(choices) = schema["oneOf"].as_array() {
+        let found = choices.iter().any(fits);
+        return if found { vec![] } else { vec![format!("{at}: {value} is none of {schema}")] };
+    }
+    let types = match &schema["type"] {
+        Value::Array(types) => types.clone(),
+        one => vec![one.clone()],
+    };
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    if !types.contains(&Value::from(kind)) {
+        return vec![format!("{at}: {value} is no {types:?}")];
+    }
+    if schema["enum"].as_array().is_some_and(|words| !words.contains(value)) {
+        return vec![format!("{at}: {value} is none of {}", schema["enum"])];
+    }
+    let elements = value.as_array().into_iter().flatten();
+    let mut found: Vec<String> =
+        elements.flat_map(|each| departures(document, &schema["items"], each, at)).collect();
+    let Some(members) = value.as_object() else { return found };
+    for required in schema["required"].as_array().into_iter().flatten() {
+        if !members.contains_key(required.as_str().unwrap()) {
+            found.push(format!("{at}: {required} is required and not there"));
+        }
+    }
+    for (name, member) in members {
+        let at = format!("{at}.{name}");
+        match schema["properties"].get(name).or_else(|| schema.get("additionalProperties")) {
+            Some(schema) => found.extend(departures(document, schema, member, &at)),
+            None => found.push(format!("{at}: is not documented")),
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn what_is_served_is_as_the_document_says() {
+    let api = Api::new();
+    let document = document(&api).await;
+    let (vm, disk) = (api.new_vm().await, api.new_disk().await);
+    let attach = format!("/disks/{disk}/attach");
+    api.post(&attach, serde_json::json!({"vm_id": vm})).await.expect(202);
+    let start = api.prefer("POST", &format!("/vms/{vm}/actions/start"), "wait=20").await;
+    let operation = start.expect(200).header("location").to_owned();
+    let operation = operation.strip_prefix("/operations/").unwrap();
+    for (path, id) in [
+        ("/templates", None),
+        ("/vms", None),
+        ("/vms/{id}", Some(vm.as_str())),
+        ("/disks", None),
+        ("/disks/{id}", Some(disk.as_str())),
+        ("/operations", None),
+        ("/operations/{id}", Some(operation)),
+        ("/issues", None),
+        ("/observer/status", None),
+        ("/network/config", None),
+        ("/backends", None),
+        ("/policies", None),
+        ("/health", None),
+    ] {
+        let served = api.get(&path.replace("{id}", id.unwrap_or_default())).await;
+        let body = served.expect(200).json();
+        let response = &document["paths"][path]["get"]["responses"]["200"];
+        let schema = &response["content"]["application/json"]["schema"];
+        let departures = departures(&document, schema, &body, path);
+        assert!(departures.is_empty(), "{departures:#?}");
+        assert!(path == "/issues" || body.as_array().is_none_or(|list| !list.is_empty()), "{path}");
+    }
+    let unknown = api.get("/vms/x").await.expect(404).json();
+    let problem = &document["components"]["schemas"]["Problem"];
+    assert_eq!(departures(&document, problem, &unknown, "problem"), [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn states_are_closed_sets_and_what_is_always_there_is_required() {
+    let api = Api::new();
+    let document = document(&api).await;
+    let schema = |name: &str| document["components"]["schemas"][name].clone();
+    let states = &schema("Vm")["properties"]["state"];
+    assert!(states["enum"].as_array().unwrap().contains(&Value::from("paused")), "{states}");
+    assert!(states["description"].as_str().unwrap().contains("`paused`"), "{states}");
+    let verdicts = &schema("Decision")["properties"]["verdict"]["enum"];
+    assert!(verdicts.as_array().unwrap().contains(&Value::Null), "{verdicts}");
+    for (name, field) in [("Vm", "process"), ("Disk", "vm_id"), ("Operation", "ended_at")] {
+        let required = schema(name)["required"].as_array().unwrap().clone();
+        assert!(required.contains(&Value::from(field)), "{name}.{field} is always there");
+    }
+    let parameters = document["paths"]["/issues"]["get"]["parameters"].as_array().unwrap().clone();
+    let state = parameters.iter().find(|each| each["name"] == "state").unwrap();
+    assert!(state["schema"]["enum"].as_array().unwrap().contains(&Value::from("open")), "{state}");
+}
+
 #[tokio::test]
 async fn the_yaml_says_the_same_and_each_has_its_media_type() {
     let api = Api::new();
