@@ -6,6 +6,7 @@ mod accepted;
 mod auth;
 mod backends;
 mod body;
+mod connections;
 mod convert;
 mod disks;
 mod docs;

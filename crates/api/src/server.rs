@@ -4,10 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use crate::connections::Bounded;
 use crate::request_log::LOG_TARGET;
 
 /// Requests under way get so long to end after the shutdown.
@@ -20,12 +20,7 @@ pub async fn serve(
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    // An answer is one write; waiting to gather more only delays it.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(target: LOG_TARGET, %error, "cannot set TCP_NODELAY");
-        }
-    });
+    let listener = Bounded::new(listener);
     let (stopping, stopped) = oneshot::channel();
     let signal = async move {
         shutdown.await;

@@ -124,10 +124,8 @@ fn departures(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<
         let found = choices.iter().any(fits);
         return if found { vec![] } else { vec![format!("{at}: {value} is none of {schema}")] };
     }
-    let types = match &schema["type"] {
-        Value::Array(types) => types.clone(),
-        one => vec![one.clone()],
-    };
+    let one = &schema["type"];
+    let types = one.as_array().cloned().unwrap_or_else(|| vec![one.clone()]);
     let kind = match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
