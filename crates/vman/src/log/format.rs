@@ -44,7 +44,8 @@ where
             write!(out, " {key}=")?;
             match value.as_str() {
                 Some(text) if !needs_quotes(text) => out.write_str(text)?,
-                Some(_) | None => write!(out, "{value}")?,
+                // JSON leaves DEL and the C1 controls as they are.
+                Some(_) | None => write_escaped(&mut out, &value.to_string())?,
             }
         }
         for span in context.event_scope().into_iter().flatten() {

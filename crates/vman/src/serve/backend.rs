@@ -1,6 +1,6 @@
 //! The backend: names the crates that are linked in, and has one chosen.
 
-use tracing::info;
+use tracing::{info, warn};
 use vman_operator::{BackendReport, Choice, ChooseError, Chosen, Storage};
 // A crate that is linked and never named registers nothing: these lines are the registration.
 use vman_plugin_dry_run as _;
@@ -22,7 +22,11 @@ pub(super) async fn choose(config: &Config, storage: &Storage) -> Result<Chosen,
             .await?;
     for report in &chosen.reports {
         let BackendReport { name, source, usable, reason, selected } = report;
-        info!(name, source, ?usable, selected, "backend: {reason}");
+        let state = state(*usable, *selected);
+        info!(name, source, state, usable = usable.unwrap_or(false), "backend: {reason}");
+    }
+    for name in without_backend(config.backends.keys(), &chosen.reports) {
+        warn!("[backends.{name}] is not used: there is no backend of this name");
     }
     info!(backend = chosen.client.manifest().name, "chosen: {}", chosen.reason);
     Ok(chosen)
@@ -49,8 +53,31 @@ fn state(usable: Option<bool>, selected: bool) -> &'static str {
     }
 }
 
+/// Backends come from files, too, so only now is it known which names there are.
+fn without_backend<'a>(
+    configured: impl Iterator<Item = &'a String>,
+    reports: &[BackendReport],
+) -> Vec<&'a String> {
+    configured.filter(|name| reports.iter().all(|report| report.name != **name)).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_a_backend_that_is_not_there_are_found() {
+        let report = BackendReport {
+            name: "qemu-tcg".to_owned(),
+            source: "linked".to_owned(),
+            usable: Some(true),
+            reason: String::new(),
+            selected: true,
+        };
+        let configured = ["qemu-tcg".to_owned(), "qmeu-kvm".to_owned()];
+        assert_eq!(without_backend(configured.iter(), &[report]), ["qmeu-kvm"]);
+    }
+
     use vman_plugin::host::Registry;
 
     #[test]

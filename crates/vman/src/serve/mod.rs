@@ -216,3 +216,35 @@ impl Clock for SystemClock {
         Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Options, Surroundings};
+
+    /// What `vman serve` says to a configuration with which it cannot start.
+    fn refusal(section: &str) -> String {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let file = folder.path().join("vman.toml");
+        let text =
+            format!("[server]\nlisten = \"127.0.0.1:0\"\n[storage]\npath = \"storage\"\n{section}");
+        std::fs::write(&file, text).expect("written");
+        let options = Options { file: Some(file), storage: None };
+        let loaded = config::load(&options, &Surroundings::default()).expect("a configuration");
+        run(loaded.config).expect_err("it cannot start").to_string()
+    }
+
+    #[test]
+    fn bridge_mode_is_refused_by_the_network_with_the_modes_there_are() {
+        let refusal = refusal("[network]\nmode = \"bridge\"\n");
+        for part in ["mode", "bridge mode is not available", "\"user\"", "\"none\"", "\"auto\""] {
+            assert!(refusal.contains(part), "{part} in {refusal}");
+        }
+    }
+
+    #[test]
+    fn a_backend_that_does_not_exist_is_refused_by_its_name() {
+        let refusal = refusal("[backend]\nuse = \"qemu-txg\"\n");
+        assert!(refusal.contains("qemu-txg") && refusal.contains("qemu-tcg"), "{refusal}");
+    }
+}
