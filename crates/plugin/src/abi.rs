@@ -9,7 +9,8 @@
 //!   `manifest` never move; everything else is only ever appended to.
 //! * The majors must be equal; the smaller minor counts.
 //! * `create`, `submit`, `cancel` and `destroy` of one instance are called by one thread of the
-//!   host, never at the same time. `destroy` comes last, and once. Each must return at once.
+//!   host, never at the same time. `destroy` comes last, and once. Each must return soon: nobody
+//!   but this thread waits for it, and while it waits the instance does nothing else.
 //! * `create` returns null on failure and sets `error` to a `BackendError` in JSON, which stays
 //!   readable until the calling thread's next call into the plugin.
 //! * `submit` returns 0 and the operation is then answered exactly once by `complete`, from any
@@ -27,6 +28,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{c_char, c_void};
+use std::mem::offset_of;
 use std::ptr;
 use std::sync::OnceLock;
 
@@ -49,6 +51,14 @@ const _: () = {
     assert!(size_of::<usize>() == 8, "the tables are laid out for 64-bit");
     assert!(size_of::<PluginTable>() == PLUGIN_TABLE_1_0_SIZE);
     assert!(size_of::<HostTable>() == HOST_TABLE_1_0_SIZE);
+    // What never moves, whatever is appended.
+    assert!(offset_of!(PluginTable, magic) == 0);
+    assert!(offset_of!(PluginTable, size) == 8);
+    assert!(offset_of!(PluginTable, abi_major) == 12);
+    assert!(offset_of!(PluginTable, abi_minor) == 16);
+    assert!(offset_of!(PluginTable, manifest) == 24);
+    assert!(offset_of!(HostTable, size) == 0);
+    assert!(offset_of!(HostTable, abi_minor) == 4);
 };
 
 /// Bytes lent for the length of a call. `ptr` may be null where `len` is 0.

@@ -4,6 +4,7 @@
 
 mod abi;
 mod backend;
+pub mod deadline;
 mod export;
 #[cfg(feature = "host")]
 pub mod host;

@@ -1,9 +1,7 @@
 //! The accelerators, and what follows from the choice: names, the default CPU model, and what the
 //! host must have. How QEMU is started is not told here.
 
-use std::path::Path;
-
-use procfs::{CpuInfo, Current};
+use crate::kvm_probe;
 
 /// Makes one backend of this library: implemented by a type that is never built.
 pub trait Acceleration: Send + Sync + 'static {
@@ -50,33 +48,10 @@ impl Accelerator {
     /// on `qemu64`. KVM: `host`, where the hardware virtualises; where it does not, `host` and
     /// `max` abort QEMU (it fails to set MSRs it was promised), and `qemu64` starts everywhere.
     pub(crate) fn default_cpu(self) -> &'static str {
-        match (self, hardware_virtualisation()) {
-            (Self::Tcg, Ok(()) | Err(_)) => "max",
-            (Self::Kvm, Ok(())) => "host",
-            (Self::Kvm, Err(_)) => "qemu64",
+        match self {
+            Self::Tcg => "max",
+            Self::Kvm if kvm_probe::runs_guests().is_ok() => "host",
+            Self::Kvm => "qemu64",
         }
-    }
-}
-
-/// Whether this host's KVM runs guest code on the processor. The error says what is amiss.
-///
-/// A `/dev/kvm` that opens is not enough: PVM offers one too and emulates, instruction by
-/// instruction, every guest that is not made for it.
-pub(crate) fn hardware_virtualisation() -> Result<(), String> {
-    const PVM: &str = "/sys/module/kvm_pvm";
-    if Path::new(PVM).exists() {
-        return Err(format!(
-            "this host's KVM is PVM ({PVM} exists): it emulates guests that are not made for it, \
-             about a million instructions a second, and stops at those it does not know"
-        ));
-    }
-    let info = CpuInfo::current().map_err(|error| format!("/proc/cpuinfo: {error}"))?;
-    let flags = info.flags(0).unwrap_or_default();
-    if flags.iter().any(|flag| matches!(*flag, "vmx" | "svm")) {
-        Ok(())
-    } else {
-        Err("the processor offers no virtualisation (neither vmx nor svm in /proc/cpuinfo): \
-             enable it in the firmware, or in the outer hypervisor (nested virtualisation)"
-            .to_owned())
     }
 }

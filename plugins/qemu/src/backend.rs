@@ -10,12 +10,13 @@ use uuid::Uuid;
 use vman_plugin::{
     Backend, BackendConfig, BackendContext, BackendError, Capabilities, ErrorCode, ImageFormat,
     ImageInfo, ImageRef, ImageSpec, Machine, MachineSighting, MachineSpec, Manifest, Probe, Survey,
+    deadline,
 };
 
 use crate::accelerator::Acceleration;
 use crate::command_line::{self, QEMU_LOG, pid_file};
 use crate::image::{self, QemuImg};
-use crate::machine::{Request, State, Watched};
+use crate::machine::{REQUEST_DEADLINE, Request, State, Watched};
 use crate::process::{Found, Held};
 use crate::program::{self, QEMU};
 use crate::registry::Registry;
@@ -32,7 +33,18 @@ const REATTACH_DEADLINE: Duration = Duration::from_secs(3);
 const QUIT_DEADLINE: Duration = Duration::from_secs(15);
 
 /// From SIGKILL to the process's end; longer only while the kernel waits for a device.
-const KILL_DEADLINE: Duration = Duration::from_secs(10);
+const KILL_DEADLINE: Duration = Duration::from_secs(8);
+
+// The host would otherwise end a verb before it can say what it waited for.
+const _: () = {
+    assert!(LAUNCH_DEADLINE.as_secs() + KILL_DEADLINE.as_secs() < deadline::LAUNCH.as_secs());
+    assert!(REATTACH_DEADLINE.as_secs() < deadline::REATTACH.as_secs());
+    assert!(REQUEST_DEADLINE.as_secs() < deadline::POWER_BUTTON.as_secs());
+    assert!(REQUEST_DEADLINE.as_secs() + QUIT_DEADLINE.as_secs() < deadline::QUIT.as_secs());
+    assert!(KILL_DEADLINE.as_secs() < deadline::KILL.as_secs());
+    assert!(image::CREATE_DEADLINE.as_secs() < deadline::CREATE_IMAGE.as_secs());
+    assert!(image::INSPECT_DEADLINE.as_secs() < deadline::INSPECT_IMAGE.as_secs());
+};
 
 /// What QEMU says when another process has one of the images open.
 const IMAGE_LOCKED: &str = "\"write\" lock";

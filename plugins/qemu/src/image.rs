@@ -12,8 +12,11 @@ use vman_plugin::{BackendError, ErrorCode, ImageInfo, ImageRef, ImageSpec};
 use crate::program::{self, Failure, Output, QEMU_IMG};
 use crate::{conflict, failed, invalid, not_found, timeout};
 
-/// For one run of `qemu-img` that writes metadata only; usually 10 to 20 ms.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// For `qemu-img create`, which writes metadata only; usually 10 to 20 ms.
+pub(crate) const CREATE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// For `qemu-img info`; usually 10 to 20 ms.
+pub(crate) const INSPECT_DEADLINE: Duration = Duration::from_secs(8);
 
 /// Sizes are told to guests in sectors.
 const SECTOR: u64 = 512;
@@ -45,7 +48,7 @@ impl QemuImg {
         let args = ["create", "-q", "-f", spec.format.name(), "--", plain(&unfinished)?, &size];
         // A leftover of an attempt that was cut short.
         remove(&unfinished)?;
-        let output = self.run(&args).await?;
+        let output = self.run(&args, CREATE_DEADLINE).await?;
         if !output.success {
             let _ = remove(&unfinished);
             return Err(failed(format!("image {path} could not be made: {}", output.stderr)));
@@ -81,7 +84,8 @@ impl QemuImg {
             return Err(not_found(format!("image {path} is not there")));
         }
         let format = image.format.name();
-        let output = self.run(&["info", "-U", "--output=json", "-f", format, "--", path]).await?;
+        let args = ["info", "-U", "--output=json", "-f", format, "--", path];
+        let output = self.run(&args, INSPECT_DEADLINE).await?;
         if !output.success {
             let other = output.stderr.contains(&format!("Image is not in {format} format"));
             let code = if other { ErrorCode::Conflict } else { ErrorCode::Failed };
@@ -102,8 +106,8 @@ impl QemuImg {
         })
     }
 
-    async fn run(&self, args: &[&str]) -> Result<Output, BackendError> {
-        program::run(&self.0, args, DEADLINE).await.map_err(|failure| match failure {
+    async fn run(&self, args: &[&str], deadline: Duration) -> Result<Output, BackendError> {
+        program::run(&self.0, args, deadline).await.map_err(|failure| match failure {
             Failure::NotRun(why) => failed(why),
             Failure::Deadline(why) => timeout(format!("{why}: is the storage reachable?")),
         })

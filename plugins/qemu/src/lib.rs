@@ -10,6 +10,7 @@ mod accelerator;
 mod backend;
 mod command_line;
 mod image;
+mod kvm_probe;
 mod log;
 mod machine;
 mod probe;

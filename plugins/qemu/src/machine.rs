@@ -37,7 +37,7 @@ const LOG_CHECK: Duration = Duration::from_secs(5);
 const MAX_REQUESTS: usize = 4;
 
 /// For a command to be taken up and answered; longer than one reconnection usually takes.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(8);
 
 /// What the task last saw.
 #[derive(Debug, Clone, PartialEq, Eq)]

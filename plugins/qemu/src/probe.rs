@@ -1,21 +1,27 @@
-//! Whether this host can run machines: the programs are run and asked, `/dev/kvm` is opened. No
-//! guest code is run here.
+//! Whether this host can run machines: the programs are run and asked, and KVM is made to run a
+//! little guest.
 
 use std::fs::OpenOptions;
 use std::path::Path;
 use std::time::Duration;
 
-use vman_plugin::Probe;
+use vman_plugin::{Probe, deadline};
 
-use crate::accelerator::{Accelerator, hardware_virtualisation};
+use crate::accelerator::Accelerator;
+use crate::kvm_probe;
 use crate::program::{self, Output, QEMU, QEMU_IMG};
 use crate::settings::Settings;
 
 /// The oldest QEMU this crate is tried with.
 const OLDEST: (u32, u32) = (7, 2);
 
-/// For one `--version`; usually 30 ms.
-const DEADLINE: Duration = Duration::from_secs(20);
+/// For one answer of a program, such as its `--version`; usually 30 ms.
+const DEADLINE: Duration = Duration::from_secs(9);
+/// Answers asked for in one probe.
+const ANSWERS: u64 = 3;
+
+// The host would otherwise end the probe before it can say which program hangs.
+const _: () = assert!(ANSWERS * DEADLINE.as_secs() < deadline::PROBE.as_secs());
 
 const KVM: &str = "/dev/kvm";
 
@@ -26,7 +32,7 @@ pub(crate) async fn probe(accelerator: Accelerator, settings: &Settings) -> Prob
     };
     let host = match accelerator {
         Accelerator::Tcg => Ok("emulation needs nothing of the host"),
-        Accelerator::Kvm => kvm().map(|()| "/dev/kvm opens and the processor virtualises"),
+        Accelerator::Kvm => kvm().await.map(|()| "KVM ran a test guest to its end"),
     };
     let (usable, reason) = match (missing, host) {
         (Some(why), _) => (false, why),
@@ -89,14 +95,15 @@ fn version(told: &str) -> Option<(String, (u32, u32))> {
     Some((version.to_owned(), (major, minor)))
 }
 
-fn kvm() -> Result<(), String> {
+async fn kvm() -> Result<(), String> {
     OpenOptions::new().read(true).write(true).open(KVM).map_err(|error| {
         format!(
             "{KVM} cannot be opened ({error}): load the module kvm_intel or kvm_amd, and add this \
              user to the group kvm"
         )
     })?;
-    hardware_virtualisation()
+    let tried = tokio::task::spawn_blocking(kvm_probe::runs_guests).await;
+    tried.map_err(|error| format!("trying KVM broke off: {error}"))?.map_err(str::to_owned)
 }
 
 #[cfg(test)]

@@ -18,27 +18,16 @@ use super::worker::Order;
 use crate::wire::{MAX_MESSAGE_BYTES, MachineParams, NoParams, Request, STATUS_OK, op};
 use crate::{
     BackendError, ErrorCode, ImageInfo, ImageRef, ImageSpec, Machine, MachineSighting, MachineSpec,
-    Manifest, Probe, Survey,
+    Manifest, Probe, Survey, deadline,
 };
 
-/// Deadlines of the verbs, unless [`Client::with_deadline`] says otherwise.
-const PROBE_DEADLINE: Duration = Duration::from_secs(30);
-const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
-const REATTACH_DEADLINE: Duration = Duration::from_secs(10);
-const POWER_BUTTON_DEADLINE: Duration = Duration::from_secs(10);
-const QUIT_DEADLINE: Duration = Duration::from_secs(30);
-const KILL_DEADLINE: Duration = Duration::from_secs(10);
-const CREATE_IMAGE_DEADLINE: Duration = Duration::from_secs(60);
-const INSPECT_IMAGE_DEADLINE: Duration = Duration::from_secs(10);
-const DELETE_IMAGE_DEADLINE: Duration = Duration::from_secs(60);
-const SURVEY_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a cancelled operation has to say that it ended.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
 
 /// An instance of a backend; a clone is the same instance. The verbs are those of
 /// [`Backend`](crate::Backend), where they are told. Needs a tokio runtime with time.
 ///
-/// A verb that does not end in time is cancelled and fails with [`ErrorCode::Timeout`]; so is one
+/// Each verb has its [deadline], unless [`with_deadline`](Self::with_deadline) sets another. A verb that does not end in time is cancelled and fails with [`ErrorCode::Timeout`]; so is one
 /// whose future is dropped. At most 256 are under way at the same time, among them those that
 /// were cancelled and have not ended.
 #[derive(Debug, Clone)]
@@ -116,43 +105,43 @@ impl Client {
     }
 
     pub async fn probe(&self) -> Result<Probe, BackendError> {
-        self.call(op::PROBE, PROBE_DEADLINE, NoParams {}).await
+        self.call(op::PROBE, deadline::PROBE, NoParams {}).await
     }
 
     pub async fn launch(&self, spec: MachineSpec) -> Result<Machine, BackendError> {
-        self.call(op::LAUNCH, LAUNCH_DEADLINE, spec).await
+        self.call(op::LAUNCH, deadline::LAUNCH, spec).await
     }
 
     pub async fn reattach(&self, machine: Machine) -> Result<MachineSighting, BackendError> {
-        self.call(op::REATTACH, REATTACH_DEADLINE, machine).await
+        self.call(op::REATTACH, deadline::REATTACH, machine).await
     }
 
     pub async fn power_button(&self, id: Uuid) -> Result<(), BackendError> {
-        self.call(op::POWER_BUTTON, POWER_BUTTON_DEADLINE, MachineParams { id }).await
+        self.call(op::POWER_BUTTON, deadline::POWER_BUTTON, MachineParams { id }).await
     }
 
     pub async fn quit(&self, id: Uuid) -> Result<(), BackendError> {
-        self.call(op::QUIT, QUIT_DEADLINE, MachineParams { id }).await
+        self.call(op::QUIT, deadline::QUIT, MachineParams { id }).await
     }
 
     pub async fn kill(&self, id: Uuid) -> Result<(), BackendError> {
-        self.call(op::KILL, KILL_DEADLINE, MachineParams { id }).await
+        self.call(op::KILL, deadline::KILL, MachineParams { id }).await
     }
 
     pub async fn create_image(&self, spec: ImageSpec) -> Result<(), BackendError> {
-        self.call(op::CREATE_IMAGE, CREATE_IMAGE_DEADLINE, spec).await
+        self.call(op::CREATE_IMAGE, deadline::CREATE_IMAGE, spec).await
     }
 
     pub async fn inspect_image(&self, image: ImageRef) -> Result<ImageInfo, BackendError> {
-        self.call(op::INSPECT_IMAGE, INSPECT_IMAGE_DEADLINE, image).await
+        self.call(op::INSPECT_IMAGE, deadline::INSPECT_IMAGE, image).await
     }
 
     pub async fn delete_image(&self, image: ImageRef) -> Result<(), BackendError> {
-        self.call(op::DELETE_IMAGE, DELETE_IMAGE_DEADLINE, image).await
+        self.call(op::DELETE_IMAGE, deadline::DELETE_IMAGE, image).await
     }
 
     pub async fn survey(&self) -> Result<Survey, BackendError> {
-        self.call(op::SURVEY, SURVEY_DEADLINE, NoParams {}).await
+        self.call(op::SURVEY, deadline::SURVEY, NoParams {}).await
     }
 
     pub(crate) async fn call<P: Serialize, R: DeserializeOwned>(
@@ -191,7 +180,8 @@ impl Client {
             let why = format!("{MAX_OPERATIONS} operations are under way already; try again later");
             self.error(ErrorCode::Failed, op, &why)
         })?;
-        let pending = Pending { inner: Arc::clone(&self.inner), op: number, answer, ended: false };
+        let inner = Arc::clone(&self.inner);
+        let pending = Pending { inner, op: number, answer, ended: false, cancelled: false };
         let order = Order::Submit { op: number, request };
         self.inner.orders.try_send(order).map_err(|error| {
             let why = match error {
@@ -233,6 +223,8 @@ struct Pending {
     op: u64,
     answer: oneshot::Receiver<Answer>,
     ended: bool,
+    /// It was told to end, which is told once: the queue has room for no more.
+    cancelled: bool,
 }
 
 impl Pending {
@@ -251,7 +243,10 @@ impl Pending {
         None
     }
 
-    fn cancel(&self) {
+    fn cancel(&mut self) {
+        if std::mem::replace(&mut self.cancelled, true) {
+            return;
+        }
         // The queue has room for it; only an instance that has ended does not take it.
         let _ = self.inner.orders.try_send(Order::Cancel { op: self.op });
     }

@@ -15,6 +15,9 @@ use crate::{BackendError, ErrorCode, Event, LogLevel};
 /// Events that wait for the host to take them.
 pub(crate) const EVENT_QUEUE: usize = 1024;
 
+/// Bytes of an error's message: it is recorded, and told to people.
+const ERROR_LENGTH_MAX: usize = 8 * 1024;
+
 static INSTANCES: RwLock<BTreeMap<u64, Weak<Shared>>> = RwLock::new(BTreeMap::new());
 static NEXT_INSTANCE: AtomicU64 = AtomicU64::new(1);
 
@@ -101,16 +104,35 @@ pub(crate) fn log(instance: u64, level: u32, json: Option<&[u8]>) {
     }
 }
 
-/// What a plugin says of a failure; what cannot be read is a fault of the plugin.
+/// What a plugin says of a failure, cut to [`ERROR_LENGTH_MAX`]; what cannot be read is a fault of
+/// the plugin.
 pub(crate) fn error_from(json: &[u8]) -> BackendError {
-    serde_json::from_slice(json).unwrap_or_else(|error| {
+    let mut error: BackendError = serde_json::from_slice(json).unwrap_or_else(|error| {
         BackendError::new(
             ErrorCode::Broken,
             format!("it failed, and its reason does not parse: {error}"),
         )
-    })
+    });
+    if error.message.len() > ERROR_LENGTH_MAX {
+        error.message.truncate(error.message.floor_char_boundary(ERROR_LENGTH_MAX));
+        error.message.push('…');
+    }
+    error
 }
 
 fn find(instance: u64) -> Option<Arc<Shared>> {
     INSTANCES.read().unwrap_or_else(PoisonError::into_inner).get(&instance)?.upgrade()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_would_fill_the_records_is_cut() {
+        let long = BackendError::new(ErrorCode::Conflict, "ä".repeat(ERROR_LENGTH_MAX));
+        let read = error_from(&serde_json::to_vec(&long).unwrap());
+        assert_eq!(read.code, ErrorCode::Conflict);
+        assert!(read.message.ends_with("ä…") && read.message.len() <= ERROR_LENGTH_MAX + 3);
+    }
 }

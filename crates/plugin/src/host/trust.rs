@@ -8,10 +8,13 @@ use super::LoadError;
 
 /// Writable by group or by anyone.
 const FOREIGN_WRITE: u32 = 0o022;
+/// Writable by anyone.
+const OPEN_WRITE: u32 = 0o002;
 /// In a folder with this bit nobody replaces another's file.
 const STICKY: u32 = 0o1000;
 
-/// The file's real path, if nobody but root and this user can change or replace the file.
+/// The file's real path, if nobody but root and this user can change the file or its folder, and not
+/// just anyone can put another folder in its place.
 pub(crate) fn trusted(path: &Path) -> Result<PathBuf, LoadError> {
     let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
     let real = path.canonicalize().map_err(unreadable)?;
@@ -24,6 +27,7 @@ pub(crate) fn trusted(path: &Path) -> Result<PathBuf, LoadError> {
         let us = rustix::process::geteuid().as_raw();
         doubt((file.uid(), file.mode()), us, &real, false)
             .or_else(|| doubt((folder_data.uid(), folder_data.mode()), us, folder, true))
+            .or_else(|| folder.ancestors().skip(1).find_map(open_to_all))
     };
     match doubt {
         None => Ok(real),
@@ -49,9 +53,39 @@ fn doubt((owner, mode): (u32, u32), us: u32, path: &Path, sticky_counts: bool) -
     })
 }
 
+/// Farther up a group may write: where every user has a group of their own, the folders of a home
+/// often are so.
+fn open_to_all(folder: &Path) -> Option<String> {
+    let mode = folder.metadata().map_or(0, |data| data.mode());
+    (mode & OPEN_WRITE != 0 && mode & STICKY == 0).then(|| {
+        let path = folder.display();
+        format!("anyone can write to {path}, and so replace it; if you trust it: chmod o-w {path}")
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs::{Permissions, create_dir, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn a_folder_that_anyone_can_replace_is_not_trusted() {
+        let root = tempfile::tempdir().unwrap();
+        let (outer, inner) = (root.path().join("outer"), root.path().join("outer/inner"));
+        let file = inner.join("x.so");
+        create_dir(&outer).unwrap();
+        create_dir(&inner).unwrap();
+        std::fs::write(&file, "").unwrap();
+        for (path, mode) in [(&file, 0o644), (&inner, 0o755), (&outer, 0o775)] {
+            set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
+        assert_eq!(trusted(&file).unwrap(), file.canonicalize().unwrap());
+        set_permissions(&outer, Permissions::from_mode(0o777)).unwrap();
+        let refusal = trusted(&file).unwrap_err().to_string();
+        assert!(refusal.contains("outer") && refusal.contains("chmod o-w"), "{refusal}");
+    }
 
     #[test]
     fn only_a_file_that_nobody_else_can_change_is_trusted() {
