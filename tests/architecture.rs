@@ -71,6 +71,8 @@ const HOMES: &[Home] = &[
     ("libloading", &["vman-plugin"]),
     // Plugins register themselves through the macro of vman-plugin.
     ("inventory", &["vman-plugin"]),
+    ("kvm-bindings", &["vman-plugin-qemu"]),
+    ("kvm-ioctls", &["vman-plugin-qemu"]),
     ("qapi", &["vman-plugin-qemu"]),
     ("bytes", &["vman-plugin-qemu"]),
     ("tokio-util", &["vman-plugin-qemu"]),
@@ -215,6 +217,7 @@ const IN_TESTS: &[&str] = &[
 const UNSAFE: &[&str] = &[
     "crates/plugin/src/abi.rs",
     "crates/plugin/src/export.rs",
+    "plugins/qemu/src/kvm_probe.rs",
     "plugins/qemu/src/spawn.rs",
     // The symbols that a component exports, in the macro that makes them.
     "policies/sdk/src/export.rs",
