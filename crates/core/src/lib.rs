@@ -6,8 +6,8 @@
 //!
 //! In reading order: the nouns ([`template`], [`vm`], [`disk`], [`network`], [`operation`]), what a
 //! command leads to ([`lifecycle`]), what is on the host ([`sighting`]), what disagrees
-//! ([`coherence`], [`evidence`]), what may be done about it ([`repair`]), and what the rest of vman must offer
-//! ([`ports`]).
+//! ([`coherence`], [`evidence`]), what may be done about it ([`repair`]), and what the rest of vman
+//! must offer ([`ports`]).
 
 pub mod coherence;
 pub mod disk;
