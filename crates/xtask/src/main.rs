@@ -2,6 +2,7 @@
 //! what is shipped: everything here can be done by hand with cargo and apt.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to a terminal")]
 
+mod bench;
 mod demo;
 mod guests;
 mod packages;
@@ -39,6 +40,9 @@ enum Chore {
     Build,
     /// Boots, kills, repairs, stops and deletes a real machine, and tells how it went.
     Demo(Consent),
+    /// Measures vman beside what it is made of.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Runs all tests.
     Test {
         #[command(flatten)]
@@ -46,6 +50,18 @@ enum Chore {
         /// Arguments for `cargo nextest run`, or for `cargo test` where nextest is absent.
         #[arg(last = true)]
         arguments: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Start, stop and sudden death of a machine, beside the same QEMU started by hand.
+    Lifecycle {
+        #[command(flatten)]
+        consent: Consent,
+        /// How often each step is measured.
+        #[arg(long, default_value_t = bench::ROUNDS)]
+        rounds: u32,
     },
 }
 
@@ -80,6 +96,9 @@ fn carry_out(chore: Chore) -> anyhow::Result<()> {
             Ok(())
         }
         Chore::Demo(consent) => demo::show(&tree, consent.yes),
+        Chore::Bench(Bench::Lifecycle { consent, rounds }) => {
+            bench::lifecycle(&tree, rounds, consent.yes)
+        }
         Chore::Test { consent, arguments } => test::run(&tree, consent.yes, &arguments),
     }
 }

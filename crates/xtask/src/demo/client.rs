@@ -15,7 +15,7 @@ const PREFER: &str = "wait=90";
 
 /// A client of one server.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     agent: Agent,
     base: String,
     token: String,
@@ -23,7 +23,7 @@ pub(super) struct Client {
 
 impl Client {
     /// `address` is `host:port`.
-    pub(super) fn new(address: &str, token: &str) -> Self {
+    pub(crate) fn new(address: &str, token: &str) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(ANSWER_WITHIN))
@@ -33,17 +33,17 @@ impl Client {
     }
 
     /// GET; the body.
-    pub(super) fn get(&self, path: &str) -> Result<Value> {
+    pub(crate) fn get(&self, path: &str) -> Result<Value> {
         Ok(self.send("GET", path, None)?.body)
     }
 
     /// POST; waits for the operation that it starts, if it starts one.
-    pub(super) fn post(&self, path: &str, body: &Value) -> Result<Answer> {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Answer> {
         self.send("POST", path, Some(body))
     }
 
     /// DELETE; waits until it is done.
-    pub(super) fn delete(&self, path: &str) -> Result<Answer> {
+    pub(crate) fn delete(&self, path: &str) -> Result<Answer> {
         self.send("DELETE", path, None)
     }
 
@@ -68,12 +68,12 @@ impl Client {
 
 /// A server's answer that is not a refusal.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// Where the new object or the operation is.
-    pub(super) location: Option<String>,
+    pub(crate) location: Option<String>,
     /// `null` where there is none.
-    pub(super) body: Value,
+    pub(crate) body: Value,
 }
 
 impl Answer {
@@ -97,6 +97,6 @@ impl Answer {
 ///
 /// # Errors
 /// Shows the object when it has no such text.
-pub(super) fn text<'a>(object: &'a Value, key: &str) -> Result<&'a str> {
+pub(crate) fn text<'a>(object: &'a Value, key: &str) -> Result<&'a str> {
     object[key].as_str().with_context(|| format!("no text `{key}` in {object}"))
 }

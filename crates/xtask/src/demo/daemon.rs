@@ -37,14 +37,14 @@ mode = "enforce"
 
 /// A running daemon. When dropped before [`Daemon::stop`], it and its machines are ended.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     folder: PathBuf,
 }
 
 impl Daemon {
     /// Writes the configuration into `folder` and starts `program` with it.
-    pub(super) fn start(program: &Path, folder: &Path) -> Result<Self> {
+    pub(crate) fn start(program: &Path, folder: &Path) -> Result<Self> {
         let storage = folder.join("storage");
         let config = CONFIG.replace("@storage@", &storage.to_string_lossy());
         let file = folder.join("vman.toml");
@@ -63,7 +63,7 @@ impl Daemon {
     }
 
     /// Waits until it has told its address and answers there.
-    pub(super) fn client(&mut self) -> Result<Client> {
+    pub(crate) fn client(&mut self) -> Result<Client> {
         let storage = self.storage();
         let until = Instant::now() + READY_WITHIN;
         loop {
@@ -86,17 +86,17 @@ impl Daemon {
     }
 
     /// Its process id.
-    pub(super) fn pid(&self) -> Result<i32> {
+    pub(crate) fn pid(&self) -> Result<i32> {
         i32::try_from(self.child.id()).context("the daemon's process id is out of range")
     }
 
     /// The folder in which it keeps everything.
-    pub(super) fn storage(&self) -> PathBuf {
+    pub(crate) fn storage(&self) -> PathBuf {
         self.folder.join("storage")
     }
 
     /// Asks it to end, waits for it, and tells how it ended.
-    pub(super) fn stop(&mut self) -> Result<ExitStatus> {
+    pub(crate) fn stop(&mut self) -> Result<ExitStatus> {
         let pid = Pid::from_raw(self.pid()?).context("the daemon has the process id 0")?;
         kill_process(pid, Signal::TERM).context("sending SIGTERM to the daemon")?;
         let until = Instant::now() + ENDED_WITHIN;

@@ -15,7 +15,8 @@ use anyhow::{Context, Result, bail};
 use crate::tree::{Profile, Tree};
 use crate::{guests, packages, policies};
 
-use self::daemon::Daemon;
+pub(crate) use self::client::{Client, text};
+pub(crate) use self::daemon::Daemon;
 use self::report::Report;
 
 /// Sets up, builds and shows.

@@ -1,0 +1,33 @@
+//! Benchmarks of the whole program, beside what it is made of, in one run: so that the figures of a
+//! busy machine still compare. Nothing here fails because something is slow.
+
+mod figures;
+mod lifecycle;
+mod raw;
+
+use anyhow::{Context, Result};
+
+use crate::demo::Daemon;
+use crate::tree::{Profile, Tree};
+use crate::{guests, packages, policies};
+
+/// Rounds of every benchmark, unless asked for others.
+pub(crate) const ROUNDS: u32 = 30;
+
+/// One machine's life over REST beside the very same QEMU started by hand.
+///
+/// # Errors
+/// The step that failed.
+pub(crate) fn lifecycle(tree: &Tree, rounds: u32, yes: bool) -> Result<()> {
+    packages::ensure(yes)?;
+    policies::build(tree)?;
+    let guests = guests::build(tree)?;
+    let program = tree.build_vman(Profile::Release)?;
+    let folder = tempfile::Builder::new().prefix("vman-bench-").tempdir().context("a folder")?;
+    let mut daemon = Daemon::start(&program, folder.path())?;
+    let client = daemon.client()?;
+    let figures = lifecycle::run(&client, &daemon.storage(), folder.path(), &guests, rounds)?;
+    daemon.stop()?;
+    print!("{figures}");
+    Ok(())
+}
