@@ -130,11 +130,20 @@ fn install(missing: &[&Need]) -> Result<()> {
         apt.args(["-o", "DPkg::Lock::Timeout=120"]).args(&packages);
         run::shown(&mut apt)?;
     }
-    if by_rustup {
-        println!("set-up: rustup {}", RUSTUP.join(" "));
-        run::shown(Command::new("rustup").args(RUSTUP))?;
+    if by_rustup { add_target("rustup") } else { Ok(()) }
+}
+
+/// Where no package compiles to WebAssembly, as on Ubuntu.
+fn add_target(rustup: &str) -> Result<()> {
+    if !run::has(rustup) {
+        bail!(
+            "apt knows no {}, and there is no {rustup}: install Rust from https://rustup.rs, then \
+             run this again",
+            WASM[0]
+        );
     }
-    Ok(())
+    println!("set-up: {rustup} {}", RUSTUP.join(" "));
+    run::shown(Command::new(rustup).args(RUSTUP))
 }
 
 fn qemu_of_one_version() -> Vec<String> {
@@ -162,4 +171,15 @@ fn as_root(program: &str) -> Result<Command> {
     };
     command.env("DEBIAN_FRONTEND", "noninteractive");
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_package_and_without_rustup_it_is_told_where_to_get_it() {
+        let error = add_target("vman-no-such-rustup").expect_err("it is absent");
+        assert!(error.to_string().contains("https://rustup.rs"), "{error}");
+    }
 }

@@ -48,12 +48,12 @@ fn unpack(folder: &Path) -> Result<PathBuf> {
         fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))?;
     }
     fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
-    let packages = kernel_packages()?;
-    println!("guests: apt-get download {}", packages.join(" "));
-    let mut apt = Command::new("apt-get");
-    // Root's apt would download as a user that may not write here.
-    apt.args(["download", "-qq", "-o", "APT::Sandbox::User=root"]).args(&packages);
-    run::captured(apt.current_dir(folder))?;
+    if let Err(error) = download(folder) {
+        // Lists that are older than a kernel's update name a package that is gone.
+        println!("guests: {error:#}; trying again with new lists");
+        packages::update()?;
+        download(folder)?;
+    }
     let part = folder.join("part");
     for entry in fs::read_dir(folder)? {
         let file = entry?.path();
@@ -67,6 +67,15 @@ fn unpack(folder: &Path) -> Result<PathBuf> {
     }
     fs::rename(&part, &root).context("keeping the unpacked kernel")?;
     Ok(root)
+}
+
+fn download(folder: &Path) -> Result<()> {
+    let packages = kernel_packages()?;
+    println!("guests: apt-get download {}", packages.join(" "));
+    let mut apt = Command::new("apt-get");
+    // Root's apt would download as a user that may not write here.
+    apt.args(["download", "-qq", "-o", "APT::Sandbox::User=root"]).args(&packages);
+    run::captured(apt.current_dir(folder)).map(drop)
 }
 
 /// The package that holds the kernel itself, and the one of its modules where they are apart.
