@@ -3,7 +3,7 @@
 
 use vman_plugin_qemu::{Acceleration, Accelerator, Qemu};
 
-/// Runs machines with QEMU with KVM.
+/// Runs machines with QEMU, on the processor.
 pub type QemuKvm = Qemu<Kvm>;
 
 /// The choice of KVM; never built.

@@ -3,7 +3,7 @@
 
 use vman_plugin_qemu::{Acceleration, Accelerator, Qemu};
 
-/// Runs machines with QEMU with TCG.
+/// Runs machines with QEMU, which emulates them.
 pub type QemuTcg = Qemu<Tcg>;
 
 /// The choice of TCG; never built.

@@ -1,8 +1,10 @@
 //! Tables made by hand: refused ones, and some that answer as no plugin may.
 
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -16,7 +18,7 @@ use crate::abi::{
 use crate::host::link::EVENT_QUEUE;
 use crate::host::{Client, Dropped, Mismatch, Offer, Source};
 use crate::wire::{STATUS_FAILED, STATUS_OK};
-use crate::{BackendError, ErrorCode, Event, RunState};
+use crate::{BackendError, ErrorCode, Event, RunState, deadline};
 
 type Submit = extern "C" fn(*mut c_void, u64, VmanBuf) -> i32;
 
@@ -113,6 +115,20 @@ extern "C" fn hands_over(instance: *mut c_void, op: u64, _request: VmanBuf) -> i
     let sender = UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
     sender.as_ref().unwrap().send((instance.addr(), op)).unwrap();
     0
+}
+
+static SUBMITTED: AtomicU32 = AtomicU32::new(0);
+static CANCELLED: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn answers_all_but_the_first(instance: *mut c_void, op: u64, _: VmanBuf) -> i32 {
+    if SUBMITTED.fetch_add(1, Ordering::SeqCst) > 0 {
+        answer(instance, op, STATUS_OK, "null");
+    }
+    0
+}
+
+extern "C" fn counts(_instance: *mut c_void, _op: u64) {
+    CANCELLED.fetch_add(1, Ordering::SeqCst);
 }
 
 #[test]
@@ -227,6 +243,19 @@ async fn a_late_answer_is_dropped_and_counted_and_reaches_no_other_operation() {
 
     drop(client);
     link.complete(op, STATUS_OK, b"null");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_whose_caller_leaves_while_it_is_cancelled_is_cancelled_once() {
+    let counting = PluginTable { cancel: Some(counts), ..table(answers_all_but_the_first) };
+    let offer = Offer::new(entry(counting), Source::Linked).unwrap();
+    let (client, _events) = offer.start(config(json!({}))).unwrap();
+    let within_the_grace = deadline::KILL + Duration::from_millis(500);
+    tokio::time::timeout(within_the_grace, client.kill(Uuid::nil())).await.unwrap_err();
+    tokio::time::resume();
+    // Orders are taken one after the other: this one comes after every cancellation.
+    client.quit(Uuid::nil()).await.unwrap();
+    assert_eq!(CANCELLED.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
