@@ -1,7 +1,7 @@
 //! What can be wrong between the records and the host: one enum of wrongs, each with its evidence,
 //! and one function per kind that finds it. Pure; nothing is judged or repaired here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::disk::{Disk, DiskState};
 use crate::evidence::{Fact, Value};
@@ -359,7 +359,7 @@ fn disk_attachment_mismatch(recorded: &Recorded, _: &Sightings, _: Timestamp) ->
 }
 
 fn file_orphan(recorded: &Recorded, sightings: &Sightings, now: Timestamp) -> Vec<Wrong> {
-    let images: Vec<String> = recorded.disks.values().map(image_path).collect();
+    let images: BTreeSet<String> = recorded.disks.values().map(image_path).collect();
     let owned = |path: &String, kind: FileKind| match kind {
         FileKind::Image => images.contains(path),
         FileKind::MachineDirectory => path

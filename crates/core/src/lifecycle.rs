@@ -205,6 +205,12 @@ pub fn disk_end(verb: Verb) -> Option<Done<DiskState>> {
     }
 }
 
+/// Whether an operation of `verb`, let in while `effect` goes on, takes its place: who kills or
+/// deletes a machine does not wait until its guest has obeyed the power button.
+pub fn cuts_short(verb: Verb, effect: Effect) -> bool {
+    effect == Effect::PowerOff && [Verb::VmKill, Verb::VmDelete].contains(&verb)
+}
+
 type Decided<S> = Result<Option<Transition<S>>, Denied>;
 
 fn to<S>(next: S, steps: Vec<Step>, done: S) -> Decided<S> {

@@ -234,3 +234,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn only_a_kill_or_a_deletion_cuts_short_and_only_the_wait_for_a_guest() {
+    for verb in Verb::ALL {
+        for effect in Effect::ALL {
+            let expected =
+                *effect == Effect::PowerOff && matches!(verb, Verb::VmKill | Verb::VmDelete);
+            assert_eq!(cuts_short(*verb, *effect), expected, "{} {}", verb.word(), effect.word());
+        }
+    }
+}

@@ -19,6 +19,8 @@ pub const MESSAGE_LENGTH_MAX: usize = 2048;
 pub const REASON_CODE_LENGTH_MAX: usize = 64;
 /// Facts in a decision.
 pub const DECISION_FACTS_MAX: usize = 32;
+/// Milliseconds: a policy cannot ask to be asked again without pause.
+pub const RECHECK_AFTER_MS_MIN: u64 = 100;
 /// Milliseconds: a policy cannot put a case off for longer than a day.
 pub const RECHECK_AFTER_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
@@ -53,6 +55,11 @@ impl CandidateKind {
         }
     }
 
+    /// The candidate that becomes an operation of this verb; none if no repair does.
+    pub fn of(verb: Verb) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| RepairCommand::from(*kind).verb() == verb)
+    }
+
     /// An ordinary command takes it back.
     pub fn is_reversible(self) -> bool {
         match self {
@@ -74,6 +81,16 @@ pub enum RepairCommand {
     Disk(DiskCommand),
     /// For a subject without a record; the verb says it all.
     Stray(Verb),
+}
+
+impl RepairCommand {
+    pub fn verb(self) -> Verb {
+        match self {
+            Self::Vm(command) => command.verb(),
+            Self::Disk(command) => command.verb(),
+            Self::Stray(verb) => verb,
+        }
+    }
 }
 
 impl From<CandidateKind> for RepairCommand {
@@ -175,6 +192,8 @@ words!(
         ByItself = "by-itself",
         /// A repair ended well, and a later look no longer found it.
         ByRepair = "by-repair",
+        /// Not repaired: its VM is recorded failed instead, e.g. as its repair budget was spent.
+        GivenUp = "given-up",
     }
 );
 
@@ -239,6 +258,15 @@ pub struct Attempt {
     pub at: Timestamp,
     pub succeeded: bool,
     pub message: String,
+}
+
+impl Attempt {
+    /// From an ended operation that was a repair; `error` if it failed.
+    pub fn new(verb: Verb, at: Timestamp, error: Option<String>) -> Self {
+        let candidate = CandidateKind::of(verb).map_or(verb.word(), CandidateKind::word);
+        let candidate = candidate.to_owned();
+        Self { candidate, at, succeeded: error.is_none(), message: error.unwrap_or_default() }
+    }
 }
 
 words!(
@@ -420,7 +448,9 @@ pub fn rule(issue: &Issue, judgements: &[Judgement]) -> Ruling {
                 return Ruling::Leave { recheck_after_ms: None, why };
             }
         };
-        let recheck = decision.recheck_after_ms.map(|after| after.min(RECHECK_AFTER_MS_MAX));
+        let recheck = decision
+            .recheck_after_ms
+            .map(|after| after.clamp(RECHECK_AFTER_MS_MIN, RECHECK_AFTER_MS_MAX));
         let leave = |why| Ruling::Leave { recheck_after_ms: recheck, why };
         return match decision.verdict {
             Verdict::Abstain => continue,

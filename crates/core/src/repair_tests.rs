@@ -97,14 +97,13 @@ fn without_an_enforced_answer_the_host_is_left_alone() {
 }
 
 #[test]
-fn a_recheck_cannot_be_put_off_for_ever() {
-    let mut held = decision(Verdict::Hold, &[]);
-    held.recheck_after_ms = Some(u64::MAX);
-    let ruling = rule(&issue(), &[judgement("h", Mode::Enforce, Ok(held))]);
-    assert_eq!(
-        ruling,
-        Ruling::Leave { recheck_after_ms: Some(RECHECK_AFTER_MS_MAX), why: Leave::Held }
-    );
+fn a_recheck_comes_neither_without_pause_nor_never() {
+    for (asked, given) in [(u64::MAX, RECHECK_AFTER_MS_MAX), (0, RECHECK_AFTER_MS_MIN)] {
+        let mut held = decision(Verdict::Hold, &[]);
+        held.recheck_after_ms = Some(asked);
+        let ruling = rule(&issue(), &[judgement("h", Mode::Enforce, Ok(held))]);
+        assert_eq!(ruling, Ruling::Leave { recheck_after_ms: Some(given), why: Leave::Held });
+    }
 }
 
 #[test]
@@ -115,7 +114,7 @@ fn every_kind_has_a_safe_default_and_every_candidate_a_command() {
     for candidate in CandidateKind::ALL {
         let by_word = CandidateKind::from_word(candidate.word());
         assert_eq!(by_word, Some(*candidate));
-        let _: RepairCommand = (*candidate).into();
+        assert_eq!(CandidateKind::of(RepairCommand::from(*candidate).verb()), Some(*candidate));
         assert!(!(candidate.is_destructive() && candidate.is_reversible()));
     }
 }

@@ -6,7 +6,7 @@ use vman_core::operation::{
     Effect, Operation, OperationState, Reason, Step, StepState, Subject, Verb,
 };
 use vman_core::ports::{Page, RecordError};
-use vman_core::repair::{Attempt, CandidateKind, RepairCommand};
+use vman_core::repair::Attempt;
 
 use crate::cells::{Cells, Fault, all, execute, first, integer, start_of_page};
 use crate::issues;
@@ -47,25 +47,9 @@ pub(crate) fn attempts(
         AND operations.state IN ('succeeded', 'failed') ORDER BY operations.seq";
     all(connection, sql, params![fingerprint, integer(since.0)], |row| {
         let cells = Cells::new(row, "operations", "id")?;
-        let error: Option<String> = cells.get("error")?;
-        Ok(Attempt {
-            candidate: chosen(cells.word("verb", Verb::from_word)?).to_owned(),
-            at: cells.time("created_at")?,
-            succeeded: error.is_none(),
-            message: error.unwrap_or_default(),
-        })
+        let verb = cells.word("verb", Verb::from_word)?;
+        Ok(Attempt::new(verb, cells.time("created_at")?, cells.get("error")?))
     })
-}
-
-/// The word of the candidate that became an operation with this verb.
-fn chosen(verb: Verb) -> &'static str {
-    let verb_of = |kind: CandidateKind| match kind.into() {
-        RepairCommand::Vm(command) => command.verb(),
-        RepairCommand::Disk(command) => command.verb(),
-        RepairCommand::Stray(verb) => verb,
-    };
-    let kind = CandidateKind::ALL.iter().find(|kind| verb_of(**kind) == verb);
-    kind.map_or(verb.word(), |kind| kind.word())
 }
 
 pub(crate) fn repairs(

@@ -12,7 +12,7 @@ use crate::disk::{Disk, DiskState, MountPoint};
 use crate::ident::{DiskId, Generation, IssueId, Name, OperationId, Timestamp, VmId};
 use crate::operation::{Operation, OperationState, Reason, Step, Subject};
 use crate::ports::{Change, JudgementRecord, Page, Recall, Record, RecordError};
-use crate::repair::{Attempt, CandidateKind, Issue, IssueState, RepairCommand};
+use crate::repair::{Attempt, Issue, IssueState};
 use crate::template::Template;
 use crate::vm::{Vm, VmState};
 
@@ -202,19 +202,11 @@ fn repaired(operation: &Operation) -> Option<IssueId> {
 }
 
 fn attempt(operation: &Operation) -> Attempt {
-    let verb_of = |kind: CandidateKind| match kind.into() {
-        RepairCommand::Vm(command) => command.verb(),
-        RepairCommand::Disk(command) => command.verb(),
-        RepairCommand::Stray(verb) => verb,
+    let error = match &operation.state {
+        OperationState::Failed(error) => Some(error.clone()),
+        OperationState::Pending | OperationState::Running | OperationState::Succeeded => None,
     };
-    let chosen = CandidateKind::ALL.iter().find(|kind| verb_of(**kind) == operation.verb);
-    let candidate = chosen.map_or(operation.verb.word(), |kind| kind.word());
-    let (succeeded, message) = match &operation.state {
-        OperationState::Failed(error) => (false, error.clone()),
-        OperationState::Succeeded => (true, String::new()),
-        OperationState::Pending | OperationState::Running => (false, String::new()),
-    };
-    Attempt { candidate: candidate.to_owned(), at: operation.created_at, succeeded, message }
+    Attempt::new(operation.verb, operation.created_at, error)
 }
 
 #[async_trait]
