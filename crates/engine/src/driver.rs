@@ -4,49 +4,69 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
 use tracing::error;
 use vman_core::operation::Subject;
 
 use crate::Engine;
 
-/// Which subjects are being driven, and whether something came in since their drivers last looked.
+/// Which subjects are being driven.
 #[derive(Debug, Default)]
 pub(crate) struct Drivers {
-    nudged: Mutex<HashMap<Subject, bool>>,
+    running: Mutex<HashMap<Subject, Running>>,
+}
+
+/// What a driver is told while it runs.
+#[derive(Debug, Default)]
+struct Running {
+    /// Something came in since it last looked.
+    again: bool,
+    /// The same, for a driver that waits in an effect.
+    nudged: Arc<Notify>,
 }
 
 impl Drivers {
     /// True if a driver must be started.
     fn nudge(&self, subject: &Subject) -> bool {
-        // A poisoned lock means a panic between two statements that leave the map whole.
-        let mut nudged = self.nudged.lock().unwrap_or_else(PoisonError::into_inner);
-        match nudged.entry(subject.clone()) {
+        match self.running().entry(subject.clone()) {
             Entry::Occupied(mut running) => {
-                running.insert(true);
+                let running = running.get_mut();
+                running.again = true;
+                running.nudged.notify_one();
                 false
             }
             Entry::Vacant(idle) => {
-                idle.insert(false);
+                idle.insert(Running::default());
                 true
             }
         }
     }
 
+    /// What the driver of `subject` is nudged by.
+    pub(crate) fn nudged(&self, subject: &Subject) -> Arc<Notify> {
+        self.running().get(subject).map(|running| Arc::clone(&running.nudged)).unwrap_or_default()
+    }
+
     /// True if the driver may end: nothing came in since it last looked.
     fn retire(&self, subject: &Subject) -> bool {
-        let mut nudged = self.nudged.lock().unwrap_or_else(PoisonError::into_inner);
-        match nudged.get_mut(subject) {
-            Some(again) if *again => {
-                *again = false;
+        let mut all = self.running();
+        match all.get_mut(subject) {
+            Some(running) if running.again => {
+                running.again = false;
                 false
             }
             Some(_) | None => {
-                nudged.remove(subject);
+                all.remove(subject);
                 true
             }
         }
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<Subject, Running>> {
+        // A poisoned lock means a panic between two statements that leave the map whole.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

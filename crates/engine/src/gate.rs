@@ -13,6 +13,7 @@ use vman_core::ports::{Change, RecordError};
 use vman_core::template::Template;
 use vman_core::vm::{Vm, VmState};
 
+use crate::to_the_end::ToTheEnd;
 use crate::{Accepted, Engine, EngineError, NewDisk, NewTemplate, NewVm};
 
 /// How often one request is decided anew because the record changed meanwhile.
@@ -41,6 +42,11 @@ impl Engine {
 
     /// Records a VM and its lease; the host is not touched before its first start.
     pub async fn create_vm(&self, new: NewVm) -> Result<Vm, EngineError> {
+        let engine = self.clone();
+        ToTheEnd::new(async move { engine.record_vm(new).await }).await
+    }
+
+    async fn record_vm(&self, new: NewVm) -> Result<Vm, EngineError> {
         if self.recall().template(&new.template).await?.is_none() {
             return Err(EngineError::NoTemplate(new.template));
         }
@@ -75,19 +81,38 @@ impl Engine {
         })
     }
 
-    /// Lets a command in if the VM's state allows it.
+    /// Lets a command in if the VM's state allows it. Dropped half way, it goes on by itself: what
+    /// is recorded is also carried out.
     pub async fn command_vm(
         &self,
         id: VmId,
         command: VmCommand,
         reason: Reason,
     ) -> Result<Accepted<Vm>, EngineError> {
+        let engine = self.clone();
+        let let_in = async move { engine.let_in_vm(id, command, reason, None).await };
+        ToTheEnd::new(let_in).await
+    }
+
+    /// `Stale` if the VM has another generation than `expected`, the one that was looked at: the
+    /// command answers to what may not be so any more.
+    pub(crate) async fn let_in_vm(
+        &self,
+        id: VmId,
+        command: VmCommand,
+        reason: Reason,
+        expected: Option<Generation>,
+    ) -> Result<Accepted<Vm>, EngineError> {
         let subject = Subject::Vm(id);
         for _ in 0..TRIES_MAX {
             let vm = self.recall().vm(id).await?.ok_or(EngineError::NotFound(subject.clone()))?;
+            still_as(expected, vm.generation, &subject)?;
             let transition = match decide_vm(&vm.state, command) {
                 Ok(Some(transition)) => transition,
-                Ok(None) => return self.already_so(vm, &subject).await,
+                Ok(None) => match self.on_its_way(&subject, vm.generation).await? {
+                    Some(operation) => return Ok(Accepted { record: vm, operation }),
+                    None => continue,
+                },
                 Err(denied) => return Err(denial(&subject, vm.state.word(), denied)),
             };
             self.room_for_one_more(&subject).await?;
@@ -125,14 +150,28 @@ impl Engine {
         Ok(Accepted { record: vm, operation: Some(operation.id) })
     }
 
-    /// Names the operation that is already on its way to that state, if one is.
-    async fn already_so(&self, vm: Vm, subject: &Subject) -> Result<Accepted<Vm>, EngineError> {
+    /// The operation that brings a subject where it already is or is going, if one is under way;
+    /// none at all if it has ended since the subject was read, so that it must be read again.
+    async fn on_its_way(
+        &self,
+        subject: &Subject,
+        read: Generation,
+    ) -> Result<Option<Option<OperationId>>, EngineError> {
         let under_way = self.recall().unended(Some(subject)).await?;
-        Ok(Accepted { record: vm, operation: under_way.last().map(|operation| operation.id) })
+        if let Some(operation) = under_way.last() {
+            return Ok(Some(Some(operation.id)));
+        }
+        let now = self.generation(subject).await?;
+        Ok(now.is_none_or(|now| now == read).then_some(None))
     }
 
     /// Records a disk and has its image made.
     pub async fn create_disk(&self, new: NewDisk) -> Result<Accepted<Disk>, EngineError> {
+        let engine = self.clone();
+        ToTheEnd::new(async move { engine.record_disk(new).await }).await
+    }
+
+    async fn record_disk(&self, new: NewDisk) -> Result<Accepted<Disk>, EngineError> {
         let now = self.now();
         let disk = Disk {
             id: DiskId(Uuid::new_v4()),
@@ -164,16 +203,35 @@ impl Engine {
         mount_point: Option<MountPoint>,
         reason: Reason,
     ) -> Result<Accepted<Disk>, EngineError> {
+        let engine = self.clone();
+        let let_in =
+            async move { engine.let_in_disk(id, command, mount_point, reason, None).await };
+        ToTheEnd::new(let_in).await
+    }
+
+    /// As [`let_in_vm`](Self::let_in_vm).
+    pub(crate) async fn let_in_disk(
+        &self,
+        id: DiskId,
+        command: DiskCommand,
+        mount_point: Option<MountPoint>,
+        reason: Reason,
+        expected: Option<Generation>,
+    ) -> Result<Accepted<Disk>, EngineError> {
         let subject = Subject::Disk(id);
         let _choosing = self.inner.choosing.lock().await;
         for _ in 0..TRIES_MAX {
             let disk =
                 self.recall().disk(id).await?.ok_or(EngineError::NotFound(subject.clone()))?;
+            still_as(expected, disk.generation, &subject)?;
             let vm = self.vm_concerned(&disk, command).await?;
             let vm_state = vm.as_ref().map(|vm| &vm.state);
             let transition = match decide_disk(&disk.state, disk.vm, vm_state, command) {
                 Ok(Some(transition)) => transition,
-                Ok(None) => return Ok(Accepted { record: disk, operation: None }),
+                Ok(None) => match self.on_its_way(&subject, disk.generation).await? {
+                    Some(operation) => return Ok(Accepted { record: disk, operation }),
+                    None => continue,
+                },
                 Err(denied) => return Err(denial(&subject, disk.state.word(), denied)),
             };
             let moved = self.moved(disk, command, mount_point.as_ref(), &transition).await?;
@@ -317,6 +375,17 @@ impl Engine {
             created_at: self.now(),
             ended_at: None,
         }
+    }
+}
+
+fn still_as(
+    expected: Option<Generation>,
+    present: Generation,
+    subject: &Subject,
+) -> Result<(), RecordError> {
+    match expected {
+        Some(expected) if expected != present => Err(RecordError::Stale(subject.to_string())),
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -20,7 +20,9 @@ mod error;
 mod gate;
 mod operation;
 mod repair;
+mod ruling;
 mod target;
+mod to_the_end;
 
 #[cfg(test)]
 mod tests;

@@ -2,9 +2,11 @@
 //! included, and its end. Every step is recorded before and after, so that a daemon killed anywhere
 //! in here finds the place again.
 
+use std::pin::pin;
+
 use tracing::{info, warn};
 use vman_core::disk::DiskState;
-use vman_core::lifecycle::{Done, disk_end, vm_end};
+use vman_core::lifecycle::{Done, cuts_short, disk_end, vm_end};
 use vman_core::operation::{Effect, Operation, OperationState, StepState, Subject, Verb};
 use vman_core::ports::{Applied, ApplyError, Change, MachineChange, RecordError, Target};
 use vman_core::vm::{FailureReason, VmState};
@@ -67,7 +69,7 @@ impl Engine {
             step.started_at = Some(self.now());
             self.record_step(operation, index, vec![]).await?;
             let effect = operation.steps[index].effect;
-            let applied = self.apply(effect, target).await;
+            let applied = self.apply_unless_cut_short(operation, effect, target).await;
             let step = &mut operation.steps[index];
             step.ended_at = Some(self.now());
             match applied {
@@ -120,6 +122,38 @@ impl Engine {
             self.record_step(operation, index, seen).await?;
         }
         Ok(error)
+    }
+
+    /// Drops an effect whose place a newer command takes, also one that was let in already.
+    async fn apply_unless_cut_short(
+        &self,
+        operation: &Operation,
+        effect: Effect,
+        target: &Target,
+    ) -> Result<Applied, ApplyError> {
+        let nudged = self.inner.drivers.nudged(&operation.subject);
+        let mut applying = pin!(self.apply(effect, target));
+        // Bounded by the effect: every turn but the last one is a command that came in meanwhile.
+        loop {
+            if let Some(newer) = self.cuts_short(operation, effect).await {
+                let (verb, id) = (newer.verb.word(), newer.id);
+                return Err(ApplyError(format!("superseded by {verb} (operation {id})")));
+            }
+            tokio::select! {
+                applied = &mut applying => return applied,
+                () = nudged.notified() => {}
+            }
+        }
+    }
+
+    async fn cuts_short(&self, operation: &Operation, effect: Effect) -> Option<Operation> {
+        if !Verb::ALL.iter().any(|verb| cuts_short(*verb, effect)) {
+            return None;
+        }
+        // Records that cannot be read are no reason to break off what goes on.
+        let unended = self.recall().unended(Some(&operation.subject)).await.unwrap_or_default();
+        let newer = unended.into_iter().skip_while(|other| other.id != operation.id).skip(1);
+        newer.into_iter().find(|newer| cuts_short(newer.verb, effect))
     }
 
     async fn apply(&self, effect: Effect, target: &Target) -> Result<Applied, ApplyError> {

@@ -1,11 +1,24 @@
 //! Gathers what an effect needs to know of its subject from the records.
 
+use vman_core::ident::Generation;
 use vman_core::operation::Subject;
 use vman_core::ports::{RecordError, Target, VmTarget};
 
 use crate::Engine;
 
 impl Engine {
+    /// None where there is no record.
+    pub(crate) async fn generation(
+        &self,
+        subject: &Subject,
+    ) -> Result<Option<Generation>, RecordError> {
+        match subject {
+            Subject::Vm(id) => Ok(self.recall().vm(*id).await?.map(|vm| vm.generation)),
+            Subject::Disk(id) => Ok(self.recall().disk(*id).await?.map(|disk| disk.generation)),
+            Subject::Machine(_) | Subject::File(_) => Ok(None),
+        }
+    }
+
     /// None if the subject's record is gone.
     pub(crate) async fn target(&self, subject: &Subject) -> Result<Option<Target>, RecordError> {
         match subject {

@@ -1,8 +1,12 @@
 //! Limits on repairs: in a row, and at once.
 
+use std::collections::BTreeSet;
+
+use vman_core::ident::Generation;
 use vman_core::operation::{Effect, Subject};
-use vman_core::repair::IssueState;
+use vman_core::repair::{IssueState, Resolution};
 use vman_core::testing::samples;
+use vman_core::vm::FailureReason;
 
 use super::repairs::{look_and_act, restart};
 use super::*;
@@ -26,9 +30,85 @@ async fn a_vm_that_crashes_in_a_loop_fails_when_its_budget_is_spent() {
     world.judge.then(restart());
     look_and_act(&world, &engine).await;
     assert_eq!(world.repairs().await.len(), 2, "it stays failed");
+    let state = world.only_issue().await.state;
+    assert!(matches!(state, IssueState::Resolved { how: Resolution::GivenUp, .. }), "{state:?}");
     let start = ask(&engine, vm, VmCommand::Start).await;
     succeeded(&engine, start).await;
     assert_eq!(world.vm(vm).await.state, VmState::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spent_budget_is_recorded_once_and_not_at_every_look() {
+    let mut world = World::new().await;
+    world.config.repair.budget = 0;
+    let engine = world.engine();
+    let vm = world.add_vm(1, VmState::Stopped).await;
+    world.host.stray_machine(vm);
+    for _ in 0..4 {
+        world.judge.then(restart());
+        look_and_act(&world, &engine).await;
+        world.clock.advance(1_000);
+    }
+    let recorded = world.vm(vm).await;
+    assert_eq!(recorded.state.word(), "failed");
+    assert_eq!(recorded.generation, Generation::FIRST.next());
+    // Once for each generation; after that not before its time.
+    assert_eq!(world.judge.cases().len(), 2);
+    assert_eq!(world.only_issue().await.state, IssueState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_vm_keeps_its_reason_when_the_budget_is_spent() {
+    let mut world = World::new().await;
+    world.config.repair.budget = 0;
+    let engine = world.engine();
+    let failed = VmState::Failed(FailureReason("no room".to_owned()));
+    let vm = world.add_vm(1, failed.clone()).await;
+    world.host.stray_machine(vm);
+    world.judge.then(restart());
+    look_and_act(&world, &engine).await;
+    assert_eq!(world.judge.cases().len(), 1);
+    assert_eq!(world.vm(vm).await.state, failed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_look_has_only_so_many_issues_judged_and_the_next_one_comes_at_once() {
+    let world = World::new().await;
+    let engine = world.engine();
+    for number in 0..100 {
+        world.host.stray_file(&format!("disks/stray-{number:03}.raw"));
+    }
+    assert_eq!(look_and_act(&world, &engine).await, Some(NOW), "there is more to do");
+    assert_eq!((world.issues().await.len(), world.judge.cases().len()), (100, 64));
+    assert_eq!(look_and_act(&world, &engine).await, None);
+    let judged: BTreeSet<_> = world.judge.cases().into_iter().map(|(issue, _)| issue.id).collect();
+    assert_eq!((judged.len(), world.judge.cases().len()), (100, 100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_one_kind_is_cut_and_hides_no_other_kind() {
+    let world = World::new().await;
+    let engine = world.engine();
+    for number in 0..1_200 {
+        world.host.stray_file(&format!("disks/stray-{number:04}.raw"));
+    }
+    look_and_act(&world, &engine).await;
+    assert_eq!(world.records.unresolved().await.expect("readable").len(), 1_000);
+    let vm = world.add_vanished(1).await;
+    world.judge.then(restart());
+    look_and_act(&world, &engine).await;
+    assert_eq!(world.vm(vm).await.state, VmState::Running);
+    let unresolved = world.records.unresolved().await.expect("readable");
+    assert_eq!(unresolved.len(), 1_001);
+    // What is found beyond them is taken up once there is room.
+    for number in 0..1_000 {
+        assert!(world.host.lose_file(&format!("disks/stray-{number:04}.raw")));
+    }
+    for _ in 0..2 {
+        world.clock.advance(1_000);
+        look_and_act(&world, &engine).await;
+    }
+    assert_eq!(world.records.unresolved().await.expect("readable").len(), 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -93,20 +173,17 @@ async fn at_most_eight_repairs_are_under_way_at_once_and_the_others_follow() {
     let look = world.look().await;
     let next = engine.act_on(look).await.expect("the records can be used");
     assert_eq!(world.repairs().await.len(), 8);
-    assert_eq!(next, Some(NOW.plus(1_000)), "the others are judged again soon");
+    assert_eq!(next, None, "the end of a repair makes the observer look");
+    assert_eq!(world.judge.cases().len(), 8, "nobody is asked for what could not be done now");
     let open = world.issues().await.into_iter().filter(|issue| issue.state == IssueState::Open);
     assert_eq!(open.count(), 2);
     world.host.release(Effect::Launch);
     all_ended(&engine).await;
-    for _ in 0..2 {
-        world.judge.then(restart());
-    }
-    world.clock.advance(1_000);
     look_and_act(&world, &engine).await;
     assert_eq!(world.repairs().await.len(), 10);
     let running = world.records.vms(Some("running"), Page::first()).await.expect("readable");
     assert_eq!(running.len(), 10);
-    let subjects: std::collections::BTreeSet<Subject> =
+    let subjects: BTreeSet<Subject> =
         world.repairs().await.into_iter().map(|repair| repair.subject).collect();
     assert_eq!(subjects.len(), 10);
     assert!(subjects.contains(&Subject::Vm(samples::vm_id(10))));

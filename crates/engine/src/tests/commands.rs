@@ -144,9 +144,67 @@ async fn a_command_that_another_one_was_quicker_than_is_decided_anew() {
     assert_eq!(world.operations().await.len(), 1);
     let (stop, kill) =
         tokio::join!(ask(&engine, vm, VmCommand::Stop), ask(&engine, vm, VmCommand::Kill));
-    succeeded(&engine, stop).await;
+    ended(&engine, stop).await;
     succeeded(&engine, kill).await;
     assert_eq!(world.vm(vm).await.state, VmState::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_or_a_deletion_does_not_wait_for_a_guest_that_does_not_obey() {
+    for (first, firm) in [
+        (VmCommand::Stop, VmCommand::Kill),
+        (VmCommand::Stop, VmCommand::Delete),
+        (VmCommand::Restart, VmCommand::Kill),
+    ] {
+        let world = World::new().await;
+        let engine = world.engine();
+        let vm = world.add_vm(1, VmState::Running).await;
+        world.host.stray_machine(vm);
+        // Whoever waits for the guest waits for ever.
+        world.host.hold(Effect::PowerOff);
+        let first = ask(&engine, vm, first).await;
+        world.host.reached(Effect::PowerOff, 1).await;
+        let firm_id = ask(&engine, vm, firm).await;
+        succeeded(&engine, firm_id).await;
+        let superseded = ended(&engine, first).await;
+        let verb = firm.verb().word();
+        assert_eq!(error_of(&superseded), format!("superseded by {verb} (operation {firm_id})"));
+        assert_eq!(superseded.steps[0].state, StepState::Failed);
+        assert!(superseded.steps[1..].iter().all(|step| step.state == StepState::Pending));
+        assert!(!world.host.effects_on(&Subject::Vm(vm)).contains(&Effect::PowerOff));
+        let state = world.find_vm(vm).await.map(|vm| vm.state);
+        assert_eq!(state, (firm == VmCommand::Kill).then_some(VmState::Stopped));
+        assert_eq!(world.host.leftovers(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_meets_another_command_than_these_goes_on() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let vm = world.add_vm(1, VmState::Running).await;
+    world.host.hold(Effect::PowerOff);
+    let restart = ask(&engine, vm, VmCommand::Restart).await;
+    world.host.reached(Effect::PowerOff, 1).await;
+    let stop = ask(&engine, vm, VmCommand::Stop).await;
+    world.host.release(Effect::PowerOff);
+    succeeded(&engine, restart).await;
+    succeeded(&engine, stop).await;
+    assert_eq!(world.vm(vm).await.state, VmState::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_let_in_is_carried_out_although_its_caller_has_gone() {
+    let world = World::new().await;
+    let slow = Arc::new(Mortal::dawdling(&world));
+    let engine = world.engine_over(slow, world.host.clone());
+    let vm = world.add_vm(1, VmState::Stopped).await;
+    let command = engine.command_vm(vm, VmCommand::Start, Reason::User);
+    // Polled once: it is on its way when it is dropped.
+    assert!(futures_util::FutureExt::now_or_never(command).is_none());
+    world.host.reached(Effect::Launch, 1).await;
+    all_ended(&engine).await;
+    assert_eq!(world.vm(vm).await.state, VmState::Running);
 }
 
 #[tokio::test(start_paused = true)]
@@ -236,14 +294,13 @@ async fn more_operations_than_may_wait_are_refused() {
     let world = World::new().await;
     let engine = world.engine();
     let vm = world.add_vm(1, VmState::Running).await;
-    world.host.hold(Effect::PowerOff);
-    ask(&engine, vm, VmCommand::Stop).await;
-    for _ in 1..16 {
+    world.host.hold(Effect::Kill);
+    for _ in 0..16 {
         ask(&engine, vm, VmCommand::Kill).await;
     }
     let refused = asked(&engine, vm, VmCommand::Kill).await.expect_err("there are enough");
     assert_eq!(refused, EngineError::Full(Subject::Vm(vm)));
-    world.host.release(Effect::PowerOff);
+    world.host.release(Effect::Kill);
     all_ended(&engine).await;
     assert_eq!(world.vm(vm).await.state, VmState::Stopped);
     assert_eq!(world.operations().await.len(), 16);
@@ -281,4 +338,32 @@ async fn an_effect_goes_to_the_port_it_belongs_to() {
     let subject = Subject::Vm(vm);
     assert_eq!(network.effects_on(&subject), [Effect::ConnectNetwork]);
     assert_eq!(world.host.effects_on(&subject), [Effect::PrepareDirectory, Effect::Launch]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_already_so_names_its_operation_or_is_so_for_good() {
+    let world = World::new().await;
+    let slow = Arc::new(Mortal::dawdling(&world));
+    let engine = world.engine_over(slow, world.host.clone());
+    let vm = world.add_vm(1, VmState::Stopped).await;
+    let mut at_rest = 0;
+    for round in 0..50 {
+        for command in [VmCommand::Start, VmCommand::Stop] {
+            let first = ask(&engine, vm, command).await;
+            // Each time it is nearer to its end when this one asks.
+            for _ in 0..round {
+                tokio::task::yield_now().await;
+            }
+            let again = engine.command_vm(vm, command, Reason::User).await.expect("already so");
+            match again.operation {
+                Some(operation) => assert_eq!(operation, first),
+                None => {
+                    at_rest += 1;
+                    assert!([VmState::Running, VmState::Stopped].contains(&again.record.state));
+                }
+            }
+            succeeded(&engine, first).await;
+        }
+    }
+    assert!(at_rest > 0, "never was one so quick");
 }

@@ -222,3 +222,16 @@ impl Apply for Witness {
         Ok(vman_core::ports::Applied::default())
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_is_under_way_is_named_to_who_asks_for_it_again() {
+    let (world, _) = with_disks(1).await;
+    let engine = world.engine();
+    world.host.hold(Effect::DeleteImage);
+    let delete =
+        || engine.command_disk(samples::disk_id(1), DiskCommand::Delete, None, Reason::User);
+    let first = delete().await.expect("let in").operation.expect("an operation");
+    assert_eq!(delete().await.expect("already so").operation, Some(first));
+    world.host.release(Effect::DeleteImage);
+    succeeded(&engine, first).await;
+}

@@ -39,7 +39,7 @@ enum Fate {
         commits_left: usize,
     },
     Undisturbed,
-    /// Others get on before each commit, and before what is to be done is known.
+    /// Others get on before each commit, and before and after what is to be done is read.
     Dawdles {
         reads: usize,
     },
@@ -182,7 +182,6 @@ impl Recall for Mortal {
         self.records.operations(page).await
     }
     async fn unended(&self, subject: Option<&Subject>) -> Read<Vec<Operation>> {
-        let unended = self.records.unended(subject).await;
         let yields = match &mut *self.fate() {
             Fate::Dawdles { reads } => {
                 *reads += 1;
@@ -191,7 +190,12 @@ impl Recall for Mortal {
             }
             Fate::Dies { .. } | Fate::Refused { .. } | Fate::Undisturbed => 0,
         };
-        for _ in 0..yields {
+        let before = yields / 2;
+        for _ in 0..before {
+            tokio::task::yield_now().await;
+        }
+        let unended = self.records.unended(subject).await;
+        for _ in before..yields {
             tokio::task::yield_now().await;
         }
         unended

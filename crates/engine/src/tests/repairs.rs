@@ -122,9 +122,8 @@ async fn a_finding_of_an_older_generation_does_not_resolve_an_issue_either() {
     assert_eq!(world.only_issue().await.state, IssueState::Resolved { at: NOW, how });
 }
 
-/// A policy that takes its time: the user stops the VM meanwhile.
-#[derive(Default)]
-struct SlowJudge(OnceLock<Engine>);
+/// A policy that takes its time: the user stops or restarts the VM meanwhile.
+struct SlowJudge(OnceLock<Engine>, VmCommand);
 
 #[async_trait::async_trait]
 impl Judge for SlowJudge {
@@ -132,25 +131,101 @@ impl Judge for SlowJudge {
         let (Subject::Vm(vm), Some(engine)) = (&issue.subject, self.0.get()) else {
             panic!("not the case of this test: {issue:?}");
         };
-        ask(engine, *vm, VmCommand::Stop).await;
+        let command = ask(engine, *vm, self.1).await;
+        succeeded(engine, command).await;
         restart()
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_users_stop_wins_over_a_repair() {
+/// A vanished VM whose user is quicker than its policy; judged once.
+async fn overtaken(command: VmCommand) -> (World, Engine, VmId) {
     let world = World::new().await;
-    let judge = Arc::new(SlowJudge::default());
+    let judge = Arc::new(SlowJudge(OnceLock::new(), command));
     let engine = world.engine_judged_by(world.records.clone(), world.host.clone(), judge.clone());
     judge.0.set(engine.clone()).expect("set once");
     let vm = world.add_vanished(1).await;
     look_and_act(&world, &engine).await;
-    assert_eq!(world.vm(vm).await.state, VmState::Stopped);
     assert_eq!(world.repairs().await, []);
+    (world, engine, vm)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_that_the_user_has_started_again_is_not_started_once_more_by_a_repair() {
+    let (world, engine, vm) = overtaken(VmCommand::Restart).await;
+    let launches = world.host.effects_on(&Subject::Vm(vm));
+    assert_eq!(launches.iter().filter(|effect| **effect == Effect::Launch).count(), 1);
+    assert_eq!(world.vm(vm).await.state, VmState::Running);
+    look_and_act(&world, &engine).await;
+    let how = Resolution::ByItself;
+    assert_eq!(world.only_issue().await.state, IssueState::Resolved { at: NOW, how });
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_users_stop_wins_over_a_repair() {
+    let (world, engine, vm) = overtaken(VmCommand::Stop).await;
+    assert_eq!(world.vm(vm).await.state, VmState::Stopped);
     assert_eq!(world.host.machine(vm), None);
     look_and_act(&world, &engine).await;
     let how = Resolution::ByItself;
     assert_eq!(world.only_issue().await.state, IssueState::Resolved { at: NOW, how });
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issue_is_resolved_when_a_look_from_after_its_repair_no_longer_finds_it() {
+    let world = World::new().await;
+    let engine = world.engine();
+    world.add_vanished(1).await;
+    world.judge.then(restart());
+    world.host.hold(Effect::Launch);
+    let look = world.look().await;
+    engine.act_on(look).await.expect("the records can be used");
+    // This look sees a VM that is being started, and is acted on when that has ended.
+    let during = world.look().await;
+    world.clock.advance(40);
+    world.host.release(Effect::Launch);
+    all_ended(&engine).await;
+    engine.act_on(during).await.expect("the records can be used");
+    assert!(matches!(world.only_issue().await.state, IssueState::Repairing(_)));
+    let after = world.look().await;
+    world.clock.advance(3);
+    engine.act_on(after).await.expect("the records can be used");
+    let state = IssueState::Resolved { at: NOW.plus(43), how: Resolution::ByRepair };
+    assert_eq!(world.only_issue().await.state, state);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repair_that_did_not_hold_has_not_resolved_what_goes_away_later() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let vm = world.add_vanished(1).await;
+    world.judge.then(restart());
+    look_and_act(&world, &engine).await;
+    world.clock.advance(1_000);
+    assert!(world.host.crash(vm));
+    look_and_act(&world, &engine).await;
+    assert_eq!(world.only_issue().await.state, IssueState::Open);
+    world.clock.advance(1_000);
+    let by_the_user = ask(&engine, vm, VmCommand::Restart).await;
+    succeeded(&engine, by_the_user).await;
+    look_and_act(&world, &engine).await;
+    let state = IssueState::Resolved { at: NOW.plus(2_000), how: Resolution::ByItself };
+    assert_eq!(world.only_issue().await.state, state);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issue_whose_repair_failed_was_given_up_and_did_not_go_away_by_itself() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let vm = world.add_vanished(1).await;
+    world.host.fail_always(Effect::Launch, "no room");
+    world.judge.then(restart());
+    for _ in 0..2 {
+        look_and_act(&world, &engine).await;
+    }
+    let reason = world.vm(vm).await.state.reason().map(ToString::to_string);
+    assert_eq!(reason.as_deref(), Some("vm.restart: no room"));
+    let state = IssueState::Resolved { at: NOW, how: Resolution::GivenUp };
+    assert_eq!(world.only_issue().await.state, state);
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,7 +374,10 @@ async fn whenever_the_daemon_is_killed_a_repair_is_still_made_and_only_once() {
         let story = format!("killed at moment {moments}");
         assert_eq!(world.vm(vm).await.state, VmState::Running, "{story}");
         assert_eq!(world.repairs().await.len(), 1, "{story}");
-        let state = world.only_issue().await.state;
-        assert!(matches!(state, IssueState::Resolved { how: Resolution::ByRepair, .. }), "{story}");
+        let issue = world.only_issue().await;
+        let how = Resolution::ByRepair;
+        assert!(matches!(issue.state, IssueState::Resolved { how: h, .. } if h == how), "{story}");
+        let judgements = world.records.judgements(issue.id).await.expect("readable");
+        assert!(!judgements.is_empty(), "{story}: who chose the repair is forgotten");
     }
 }

@@ -3,7 +3,7 @@
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use vman_core::coherence::Look;
-use vman_core::repair::{Decision, IssueState, Judgement, Verdict};
+use vman_core::repair::{Context, Decision, IssueState, Judgement, Verdict};
 use vman_core::testing::samples;
 
 use super::repairs::{look_and_act, restart};
@@ -118,6 +118,36 @@ async fn open_issues_are_judged_anew_after_a_start_for_policies_may_have_changed
     running.take(&world).await;
     running.next_wake().await.expect("the repair has ended");
     assert_eq!(world.vm(vm).await.state, VmState::Running);
+}
+
+/// A policy engine with a fault of its own.
+struct Panics;
+
+#[async_trait::async_trait]
+impl Judge for Panics {
+    async fn judge(&self, _: &Issue, _: &Context) -> Vec<Judgement> {
+        panic!("a fault in the judge");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_one_look_does_not_end_the_loop() {
+    let world = World::new().await;
+    let (looks, receiver) = mpsc::channel(1);
+    let engine =
+        world.engine_judged_by(world.records.clone(), world.host.clone(), Arc::new(Panics));
+    let task = tokio::spawn(RepairLoop::new(engine.clone(), receiver).run());
+    world.add_vanished(1).await;
+    looks.send(world.look().await).await.expect("the loop runs");
+    let vm = world.add_vm(2, VmState::Stopped).await;
+    let start = ask(&engine, vm, VmCommand::Start).await;
+    succeeded(&engine, start).await;
+    world.host.set_guest(vm, vman_core::sighting::Guest::ShutDown);
+    looks.send(world.look().await).await.expect("the loop runs still");
+    drop(looks);
+    task.await.expect("it ends with the observer");
+    all_ended(&engine).await;
+    assert_eq!(world.vm(vm).await.state, VmState::Stopped);
 }
 
 #[tokio::test(start_paused = true)]
