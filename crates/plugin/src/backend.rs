@@ -19,8 +19,8 @@ use crate::message::{
 /// Every verb is **idempotent**: the host repeats one whose answer it lost (it was killed, or the
 /// plugin was). Verbs of different machines may run at the same time; verbs of one machine never
 /// do, but for [`survey`](Self::survey), which must never wait for a machine: it answers from what
-/// is known. The host gives each verb a [deadline](crate::deadline) and drops its future when it has
-/// passed; what is half done then is found by `survey` or by the verb's repetition.
+/// is known. The host gives each verb a [deadline](crate::deadline) and drops its future when it
+/// has passed; what is half done then is found by `survey` or by the verb's repetition.
 ///
 /// Machines outlive the instance and the host: nothing here may end one but `quit` and `kill`.
 #[async_trait]

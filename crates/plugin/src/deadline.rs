@@ -1,5 +1,6 @@
-//! How long the host waits for each verb. A backend that bounds its own waiting below these can say
-//! itself what it waited for; past them the host can only say that nothing came. Enforced in `host`.
+//! How long the host waits for each verb. A backend that bounds its own waiting below these can
+//! say itself what it waited for; past them the host can only say that nothing came. They are not
+//! enforced here but in `host`.
 
 use std::time::Duration;
 

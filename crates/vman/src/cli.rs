@@ -7,6 +7,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config;
 
+const ID: &str = "The id, or its first characters, 4 at least";
+const VM: &str = "The name, the id, or the id's first characters, 4 at least";
+const TEMPLATE: &str = "The template's name";
+
 /// Seconds that `--wait` waits if it does not say.
 const WAIT_DEFAULT: &str = "60";
 /// Seconds that it may say at the most: a day.
@@ -106,13 +110,20 @@ pub(crate) enum TemplateCommand {
     /// List all templates
     List,
     /// Show one template
-    Show { name: String },
+    Show {
+        #[arg(help = TEMPLATE)]
+        name: String,
+    },
     /// Delete a template that no VM uses
-    Delete { name: String },
+    Delete {
+        #[arg(help = TEMPLATE)]
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct TemplateCreate {
+    /// Unique: letters, digits, '.', '_' and '-'
     pub(crate) name: String,
     /// Virtual CPUs
     #[arg(long, value_name = "N")]
@@ -139,6 +150,7 @@ pub(crate) struct TemplateCreate {
 pub(crate) enum VmCommand {
     /// Make a VM from a template
     Create {
+        #[arg(help = TEMPLATE)]
         template: String,
         /// A label for people
         #[arg(long)]
@@ -151,7 +163,10 @@ pub(crate) enum VmCommand {
         state: Option<String>,
     },
     /// Show one VM
-    Show { id: String },
+    Show {
+        #[arg(help = VM)]
+        id: String,
+    },
     /// Start a VM
     Start(Action),
     /// Stop a VM by its power button; if that does not help in time, firmly
@@ -159,11 +174,15 @@ pub(crate) enum VmCommand {
     /// Stop a VM and start it again
     Restart(Action),
     /// Delete a VM; it is stopped first and its disks are detached
-    Delete { id: String },
+    Delete {
+        #[arg(help = VM)]
+        id: String,
+    },
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Action {
+    #[arg(help = VM)]
     pub(crate) id: String,
     #[command(flatten)]
     pub(crate) wait: Wait,
@@ -205,10 +224,15 @@ pub(crate) enum DiskCommand {
     /// List all disks
     List,
     /// Show one disk
-    Show { id: String },
+    Show {
+        #[arg(help = ID)]
+        id: String,
+    },
     /// Give a disk to a VM
     Attach {
+        #[arg(help = ID)]
         disk: String,
+        #[arg(help = VM)]
         vm: String,
         /// Where it is wanted in the guest, e.g. /dev/sdb
         #[arg(long, value_name = "DEVICE")]
@@ -218,12 +242,16 @@ pub(crate) enum DiskCommand {
     },
     /// Take a disk from its VM
     Detach {
+        #[arg(help = ID)]
         disk: String,
         #[command(flatten)]
         wait: Wait,
     },
     /// Delete a disk that no VM has
-    Delete { id: String },
+    Delete {
+        #[arg(help = ID)]
+        id: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -235,7 +263,10 @@ pub(crate) enum IssueCommand {
         state: Option<String>,
     },
     /// Tell the whole story of one issue
-    Show { id: String },
+    Show {
+        #[arg(help = ID)]
+        id: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -244,6 +275,7 @@ pub(crate) enum OperationCommand {
     List,
     /// Show one operation and its steps
     Show {
+        #[arg(help = ID)]
         id: String,
         #[command(flatten)]
         wait: Wait,
@@ -282,6 +314,18 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_argument_of_every_command_is_explained() {
+        let mut waiting = vec![Cli::command()];
+        while let Some(command) = waiting.pop() {
+            for argument in command.get_arguments() {
+                let (command, argument_id) = (command.get_name(), argument.get_id());
+                assert!(argument.get_help().is_some(), "{command}: {argument_id}");
+            }
+            waiting.extend(command.get_subcommands().cloned());
+        }
     }
 
     #[test]

@@ -113,8 +113,8 @@ async fn every_reference_in_the_document_leads_somewhere() {
     assert!(seen > 50, "{seen}");
 }
 
-/// What of `value` is not as `schema` has it: a type, a field that is required or unknown, or a word
-/// outside of a closed set.
+/// What of `value` is not as `schema` has it: a type, a field that is required or unknown, or a
+/// word outside of a closed set.
 fn departures(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
     if let Some(reference) = schema["$ref"].as_str() {
         return departures(document, document.pointer(&reference[1..]).unwrap(), value, at);

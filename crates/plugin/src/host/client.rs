@@ -27,8 +27,9 @@ const CANCEL_GRACE: Duration = Duration::from_secs(1);
 /// An instance of a backend; a clone is the same instance. The verbs are those of
 /// [`Backend`](crate::Backend), where they are told. Needs a tokio runtime with time.
 ///
-/// Each verb has its [deadline], unless [`with_deadline`](Self::with_deadline) sets another. A verb that does not end in time is cancelled and fails with [`ErrorCode::Timeout`]; so is one
-/// whose future is dropped. At most 256 are under way at the same time, among them those that
+/// Each verb has its [deadline], unless [`with_deadline`](Self::with_deadline) sets another. One
+/// that does not end in time is cancelled and fails with [`ErrorCode::Timeout`]; one whose future
+/// is dropped is cancelled, too. At most 256 are under way at the same time, among them those that
 /// were cancelled and have not ended.
 #[derive(Debug, Clone)]
 pub struct Client {

@@ -13,8 +13,8 @@ const OPEN_WRITE: u32 = 0o002;
 /// In a folder with this bit nobody replaces another's file.
 const STICKY: u32 = 0o1000;
 
-/// The file's real path, if nobody but root and this user can change the file or its folder, and not
-/// just anyone can put another folder in its place.
+/// The file's real path, if nobody but root and this user can change the file or its folder, and
+/// not just anyone can put another folder in its place.
 pub(crate) fn trusted(path: &Path) -> Result<PathBuf, LoadError> {
     let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
     let real = path.canonicalize().map_err(unreadable)?;

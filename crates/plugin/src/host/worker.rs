@@ -16,9 +16,9 @@ use crate::{BackendConfig, BackendError, ErrorCode, Event, Manifest};
 
 /// How long a plugin's `create` may take.
 const CREATE_DEADLINE: Duration = Duration::from_secs(10);
-/// Orders that wait for the thread. Each operation is submitted once and cancelled at most once, and
-/// a slot may be used again while the cancellation of its last operation still waits: so there is
-/// always room.
+/// Orders that wait for the thread. Each operation is submitted once and cancelled at most once,
+/// and a slot may be used again while the cancellation of its last operation still waits: so there
+/// is always room.
 const ORDER_QUEUE: usize = 3 * MAX_OPERATIONS;
 
 /// What the thread is told to do. When nobody can give orders any longer, the instance is
