@@ -159,16 +159,17 @@ impl Memory {
 
 fn run() -> Result<Seen, kvm_ioctls::Error> {
     // Before the machine, so that it is there for longer.
-    let memory = Memory::new();
+    let mut memory = Memory::new();
     let kvm = Kvm::new()?;
     let vm = kvm.create_vm()?;
     vm.set_tss_address(KVM_TSS)?;
-    give(&vm, &memory)?;
+    give(&vm, &mut memory)?;
     let mut processor = vm.create_vcpu(0)?;
     processor.set_cpuid2(&kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?)?;
     enter_long_mode(&processor)?;
     let mut said = String::new();
     for _ in 0..EXITS_MAX {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "not ours; any other end is only shown")]
         let end = match processor.run()? {
             VcpuExit::IoOut(_, [letter]) => {
                 said.push(char::from(*letter));
@@ -182,16 +183,17 @@ fn run() -> Result<Seen, kvm_ioctls::Error> {
     Ok(Seen { said, end: format!("still running after {EXITS_MAX} exits") })
 }
 
-fn give(vm: &VmFd, memory: &Memory) -> Result<(), kvm_ioctls::Error> {
+fn give(vm: &VmFd, memory: &mut Memory) -> Result<(), kvm_ioctls::Error> {
     let region = kvm_userspace_memory_region {
         slot: 0,
         flags: 0,
         guest_phys_addr: 0,
         memory_size: (MEMORY_PAGES * PAGE) as u64,
-        userspace_addr: memory.0.as_ptr() as u64,
+        userspace_addr: memory.0.as_mut_ptr() as u64,
     };
-    // SAFETY: the region is page-aligned, of the size told, borrowed by nobody while the processor
-    // runs, and outlives the machine: `run` drops what it declared first last.
+    // SAFETY: the region is page-aligned, of the size told, and may be written to; Rust neither
+    // reads nor writes it from here on; and it outlives the machine: `run` declares it first, and
+    // so drops it last.
     unsafe { vm.set_user_memory_region(region) }
 }
 
