@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use tokio::sync::Mutex;
 use vman_core::disk::Disk;
 use vman_core::ident::{FileName, Timestamp, VmId};
 use vman_core::ports::{Applied, ApplyError};
@@ -24,6 +26,8 @@ const ENTRIES_MAX: usize = 200_000;
 #[derive(Debug, Clone)]
 pub struct Storage {
     root: PathBuf,
+    /// Held while the folder is looked at.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Storage {
@@ -32,7 +36,7 @@ impl Storage {
         for folder in [IMAGES, MACHINES, BOOT, QUARANTINE] {
             make_folder(&root.join(folder))?;
         }
-        Ok(Self { root })
+        Ok(Self { root, turn: Arc::default() })
     }
 
     pub fn machines(&self) -> PathBuf {
@@ -41,6 +45,12 @@ impl Storage {
 
     pub(crate) fn machine(&self, id: VmId) -> PathBuf {
         self.machines().join(id.to_string())
+    }
+
+    /// Already there is a success.
+    pub(crate) async fn make_machine(&self, id: VmId) -> io::Result<()> {
+        let (mode, directory) = (FOLDER_MODE, self.machine(id));
+        tokio::fs::DirBuilder::new().recursive(true).mode(mode).create(directory).await
     }
 
     pub(crate) fn image(&self, disk: &Disk) -> PathBuf {
@@ -88,8 +98,28 @@ impl Storage {
         }
     }
 
-    /// Every file a record could own. Blocks.
-    pub(crate) fn survey(&self) -> io::Result<BTreeMap<String, FileSeen>> {
+    /// Every file a record could own, or why it cannot be known. One look at a time: on a file
+    /// system that hangs, each costs a thread for ever, and there are only so many.
+    pub(crate) async fn look(&self) -> Result<BTreeMap<String, FileSeen>, String> {
+        let Ok(turn) = Arc::clone(&self.turn).try_lock_owned() else {
+            return Err(format!(
+                "the last look at {} has not ended; see to its file system",
+                self.root.display()
+            ));
+        };
+        let storage = self.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            let seen = storage.survey();
+            drop(turn);
+            seen
+        });
+        let seen =
+            looking.await.map_err(|error| format!("looking at the files failed: {error}"))?;
+        seen.map_err(|error| format!("cannot read the storage folder: {error}"))
+    }
+
+    /// Blocks.
+    fn survey(&self) -> io::Result<BTreeMap<String, FileSeen>> {
         let mut seen = BTreeMap::new();
         for (folder, kind) in [(IMAGES, FileKind::Image), (MACHINES, FileKind::MachineDirectory)] {
             for (count, entry) in std::fs::read_dir(self.root.join(folder))?.enumerate() {
@@ -136,8 +166,8 @@ fn plain_entry(relative: &str) -> Option<&str> {
     (plain && [IMAGES, MACHINES].contains(&folder)).then_some(name)
 }
 
-/// Already there is a success.
-pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
+/// Already there is a success. Blocks.
+fn make_folder(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)
 }
 
@@ -170,6 +200,19 @@ mod tests {
         let name: FileName = "kernel".parse().expect("valid");
         let error = storage.boot_file(&name).await.expect_err("refused");
         assert!(error.0.contains("not a regular file"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_look_that_hangs_is_not_joined_by_others() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let storage = Storage::open(folder.path().to_owned()).expect("storage");
+        let hangs = storage.turn.lock().await;
+        let reason = storage.clone().look().await.expect_err("one hangs already");
+        assert!(reason.contains("has not ended"), "{reason}");
+        drop(hangs);
+        for _ in 0..2 {
+            assert_eq!(storage.look().await, Ok(BTreeMap::new()));
+        }
     }
 
     #[test]

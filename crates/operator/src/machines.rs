@@ -8,15 +8,13 @@ use vman_core::operation::Effect;
 use vman_core::ports::{Applied, ApplyError, MachineChange, VmTarget};
 use vman_plugin::{BackendError, Control, ErrorCode, MachineSighting, RunState};
 
-use crate::files::make_folder;
 use crate::survey::recorded_machine;
 use crate::{Operator, mismatch, spec};
 
-/// A machine that is being waited for is looked at again at least this often: an event may be lost.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// A press before the guest listens is lost, so it is repeated: a guest that is booting then obeys
-/// once it can, and one that is shutting down already takes no notice.
-const PRESS_AGAIN: Duration = Duration::from_secs(2);
+/// A machine that is being waited for is looked at again at least this often, for an event may be
+/// lost; and its power button is pressed again: a press before the guest listens is lost, too, and
+/// one that is shutting down already takes no notice. Each look is one over the whole host.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 impl Operator {
     pub(crate) async fn apply_to_vm(
@@ -26,7 +24,7 @@ impl Operator {
     ) -> Result<Applied, ApplyError> {
         let id = target.vm.id;
         match effect {
-            Effect::PrepareDirectory => self.prepare_directory(id),
+            Effect::PrepareDirectory => self.prepare_directory(id).await,
             Effect::RemoveDirectory => self.remove_directory(id).await,
             Effect::Launch => self.launch(target).await,
             Effect::Adopt => self.adopt(id).await,
@@ -63,9 +61,9 @@ impl Operator {
         }
     }
 
-    fn prepare_directory(&self, id: VmId) -> Result<Applied, ApplyError> {
-        let directory = self.storage.machine(id);
-        make_folder(&directory).map(|()| Applied::default()).map_err(|error| {
+    async fn prepare_directory(&self, id: VmId) -> Result<Applied, ApplyError> {
+        self.storage.make_machine(id).await.map(|()| Applied::default()).map_err(|error| {
+            let directory = self.storage.machine(id);
             ApplyError(format!("cannot make the directory {}: {error}", directory.display()))
         })
     }
@@ -136,7 +134,7 @@ impl Operator {
         let mut pressed = begun;
         // Bounded by the grace: every turn waits at most for what is left of it.
         loop {
-            let mut changes = self.watch.changes();
+            let mut changes = self.watch.changes(id);
             let run_state = match self.sighted(id).await {
                 Ok(None) => return Guest::Gone,
                 Ok(Some(sighting)) => sighting.control,
@@ -161,8 +159,8 @@ impl Operator {
             if left.is_zero() {
                 return Guest::StillOn;
             }
-            changes.next(left.min(LOOK_AGAIN)).await;
-            if pressed.elapsed() >= PRESS_AGAIN {
+            changes.next(left.min(TRY_AGAIN)).await;
+            if pressed.elapsed() >= TRY_AGAIN {
                 pressed = Instant::now();
                 // It was pressed once: what fails now shows in what is seen next.
                 let _ = self.client.power_button(id.0).await;

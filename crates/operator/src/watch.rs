@@ -3,17 +3,24 @@
 //! it looks for himself.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use procfs::ProcError;
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc};
 use tracing::{debug, info, warn};
 use vman_core::ident::VmId;
 use vman_core::vm::Process;
 use vman_plugin::Event;
+
+/// Changes that one who waits may be behind; who is further behind looks at once.
+const CHANGES_KEPT: usize = 64;
 
 pub(crate) struct Watch {
     shared: Arc<Shared>,
@@ -21,8 +28,8 @@ pub(crate) struct Watch {
 
 struct Shared {
     wake: Arc<dyn Fn() + Send + Sync>,
-    /// Counts the changes noticed.
-    changes: watch::Sender<u64>,
+    /// The machine that changed; none if that is not known.
+    changes: broadcast::Sender<Option<VmId>>,
     watched: Mutex<HashMap<VmId, Process>>,
 }
 
@@ -33,9 +40,17 @@ impl std::fmt::Debug for Watch {
 }
 
 impl Shared {
-    fn changed(&self) {
-        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    fn changed(&self, machine: Option<VmId>) {
+        // Usually nobody waits for a machine.
+        let _ = self.changes.send(machine);
         (self.wake)();
+    }
+
+    fn forget(&self, id: VmId, process: Process) {
+        let mut watched = self.watched();
+        if watched.get(&id) == Some(&process) {
+            watched.remove(&id);
+        }
     }
 
     fn watched(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Process>> {
@@ -46,14 +61,17 @@ impl Shared {
 
 impl Watch {
     pub(crate) fn new(wake: Arc<dyn Fn() + Send + Sync>) -> Self {
-        let shared =
-            Shared { wake, changes: watch::Sender::new(0), watched: Mutex::new(HashMap::new()) };
+        let shared = Shared {
+            wake,
+            changes: broadcast::Sender::new(CHANGES_KEPT),
+            watched: Mutex::default(),
+        };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Sees every change from now on.
-    pub(crate) fn changes(&self) -> Changes {
-        Changes(self.shared.changes.subscribe())
+    /// Sees every change of this machine from now on.
+    pub(crate) fn changes(&self, machine: VmId) -> Changes {
+        Changes { machine, changes: self.shared.changes.subscribe() }
     }
 
     /// Takes the backend's events until it has ended.
@@ -62,7 +80,12 @@ impl Watch {
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
                 debug!(?event, "the backend says");
-                shared.changed();
+                shared.changed(match event {
+                    Event::MachineChanged { id, .. } | Event::MachineEnded { id, .. } => {
+                        Some(VmId(id))
+                    }
+                    Event::Other => None,
+                });
             }
         });
     }
@@ -73,30 +96,41 @@ impl Watch {
             return;
         }
         match open(process) {
-            Ok(pidfd) => {
+            Ok(Some(pidfd)) => {
                 tokio::spawn(until_it_ends(Arc::clone(&self.shared), id, process, pidfd));
             }
+            Ok(None) => {
+                debug!(vm = %id, pid = process.pid, "the process has ended already");
+                self.shared.forget(id, process);
+                self.shared.changed(Some(id));
+            }
+            // It may well live: to look again at once would not help, and would never end.
             Err(error) => {
-                debug!(vm = %id, pid = process.pid, %error, "not watched");
-                self.shared.watched().remove(&id);
-                self.shared.changed();
+                warn!(vm = %id, pid = process.pid, %error, "its end is not noticed at once");
+                self.shared.forget(id, process);
             }
         }
     }
 }
 
-/// Opened first and verified then: between the two the pid cannot pass to another process.
-fn open(process: Process) -> std::io::Result<AsyncFd<OwnedFd>> {
+/// None if it has ended. Opened first and verified then: between the two the pid cannot pass to
+/// another process.
+fn open(process: Process) -> io::Result<Option<AsyncFd<OwnedFd>>> {
     let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| std::io::Error::other("not a pid"))?;
-    let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+    let pid = pid.ok_or_else(|| io::Error::other("not a pid"))?;
+    let pidfd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+        Ok(pidfd) => pidfd,
+        Err(Errno::SRCH) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
     let stat = procfs::process::Process::new(pid.as_raw_nonzero().get())
-        .and_then(|process| process.stat())
-        .map_err(std::io::Error::other)?;
-    if stat.starttime != process.start_time {
-        return Err(std::io::Error::other("another process has its pid now"));
+        .and_then(|process| process.stat());
+    match stat {
+        Ok(stat) if stat.starttime == process.start_time => register(pidfd).map(Some),
+        // Another process has its pid now, or none.
+        Ok(_) | Err(ProcError::NotFound(_)) => Ok(None),
+        Err(error) => Err(io::Error::other(error)),
     }
-    register(pidfd)
 }
 
 #[expect(
@@ -104,7 +138,7 @@ fn open(process: Process) -> std::io::Result<AsyncFd<OwnedFd>> {
     reason = "its replacement is unsafe for descriptors that can change; an OwnedFd that nothing \
               else holds cannot"
 )]
-fn register(pidfd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+fn register(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(pidfd)
 }
 
@@ -113,24 +147,32 @@ async fn until_it_ends(shared: Arc<Shared>, id: VmId, process: Process, pidfd: A
         Ok(_) => info!(vm = %id, pid = process.pid, "the machine's process has ended"),
         Err(error) => warn!(vm = %id, pid = process.pid, %error, "cannot be watched any more"),
     }
-    {
-        let mut watched = shared.watched();
-        if watched.get(&id) == Some(&process) {
-            watched.remove(&id);
-        }
-    }
-    shared.changed();
+    shared.forget(id, process);
+    shared.changed(Some(id));
 }
 
-/// Changes of any machine, since it was made.
+/// Changes of one machine, since it was made.
 #[derive(Debug)]
-pub(crate) struct Changes(watch::Receiver<u64>);
+pub(crate) struct Changes {
+    machine: VmId,
+    changes: broadcast::Receiver<Option<VmId>>,
+}
 
 impl Changes {
     /// Returns at the next change, or after `at_most`.
     pub(crate) async fn next(&mut self, at_most: Duration) {
-        // Neither a time-out nor the end of the sender changes what the caller does: look again.
-        let _ = tokio::time::timeout(at_most, self.0.changed()).await;
+        let changed = async {
+            // Bounded by the time-out around it.
+            loop {
+                match self.changes.recv().await {
+                    Ok(Some(other)) if other != self.machine => {}
+                    Ok(_) | Err(RecvError::Lagged(_)) => return,
+                    Err(RecvError::Closed) => std::future::pending().await,
+                }
+            }
+        };
+        // A time-out does not change what the caller does: look again.
+        let _ = tokio::time::timeout(at_most, changed).await;
     }
 }
 
@@ -158,22 +200,72 @@ mod tests {
             std::process::Command::new("sleep").arg("60").spawn().expect("sleep starts");
         watch.process(VmId(uuid::Uuid::nil()), identity(child.id()));
         assert_eq!(wakes.load(Ordering::SeqCst), 0);
-        let mut changes = watch.changes();
+        let mut changes = watch.changes(VmId(uuid::Uuid::nil()));
         child.kill().expect("killed");
         changes.next(Duration::from_secs(10)).await;
         assert_eq!(wakes.load(Ordering::SeqCst), 1);
         child.wait().expect("reaped");
     }
 
+    /// A watch, and how often it woke.
+    fn counting() -> (Watch, Arc<AtomicUsize>) {
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&wakes);
+        let wake = move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+        };
+        (Watch::new(Arc::new(wake)), wakes)
+    }
+
     #[tokio::test]
-    async fn a_process_that_only_has_the_same_pid_is_not_watched() {
-        let watch = Watch::new(Arc::new(|| {}));
+    async fn a_process_that_only_has_the_same_pid_is_not_watched_and_is_told_once() {
+        let (watch, wakes) = counting();
         let mut own = identity(std::process::id());
         own.start_time += 1;
-        let error = open(own).expect_err("refused");
-        assert!(error.to_string().contains("another process"), "{error}");
-        let id = VmId(uuid::Uuid::nil());
-        watch.process(id, own);
+        watch.process(VmId(uuid::Uuid::nil()), own);
         assert!(watch.shared.watched().is_empty());
+        assert_eq!(wakes.load(Ordering::SeqCst), 1, "the machine has ended");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_has_ended_already_is_told() {
+        let (watch, wakes) = counting();
+        let mut child = std::process::Command::new("true").spawn().expect("true starts");
+        let ended = identity(child.id());
+        child.wait().expect("reaped");
+        watch.process(VmId(uuid::Uuid::nil()), ended);
+        assert_eq!(wakes.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_cannot_be_watched_does_not_make_one_look_without_end() {
+        let (watch, wakes) = counting();
+        let pid = u32::MAX;
+        let process = Process { pid, start_time: 1, boot_id: uuid::Uuid::nil() };
+        for _ in 0..3 {
+            watch.process(VmId(uuid::Uuid::nil()), process);
+        }
+        assert!(watch.shared.watched().is_empty());
+        assert_eq!(wakes.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_one_machine_does_not_hear_of_others() {
+        let (watch, _) = counting();
+        let [mine, other] = [1, 2].map(|number| VmId(uuid::Uuid::from_u128(number)));
+        let mut changes = watch.changes(mine);
+        let at_most = Duration::from_secs(60);
+        for (told, waits) in [(Some(other), true), (Some(mine), false), (None, false)] {
+            let begun = tokio::time::Instant::now();
+            watch.shared.changed(told);
+            changes.next(at_most).await;
+            assert_eq!(begun.elapsed() >= at_most, waits, "{told:?}");
+        }
+        for _ in 0..=CHANGES_KEPT {
+            watch.shared.changed(Some(other));
+        }
+        let begun = tokio::time::Instant::now();
+        changes.next(at_most).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO, "it may have missed its own");
     }
 }
