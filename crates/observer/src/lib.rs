@@ -16,6 +16,9 @@ use vman_core::sighting::{Sightings, Surveyed};
 
 /// The longest time between two whole looks.
 pub const INTERVAL_MAX: Duration = Duration::from_secs(5);
+/// The shortest time from one look's begin to the next one's: whoever wakes without end does not
+/// keep the daemon looking without end.
+const INTERVAL_MIN: Duration = Duration::from_millis(20);
 /// A survey that takes longer leaves its subjects unknown.
 const SURVEY_TIME_MAX: Duration = Duration::from_secs(3);
 /// Looks that may wait for the engine; the observer then waits too.
@@ -65,7 +68,7 @@ impl Observer {
     /// Runs until the receiver of the looks is dropped.
     pub async fn run(self) {
         loop {
-            let next = tokio::time::Instant::now() + self.interval;
+            let begun = tokio::time::Instant::now();
             // Asked for before looking: a wake during the look makes another one.
             let woken = self.ports.wake.notified();
             if !self.look_once().await {
@@ -73,9 +76,10 @@ impl Observer {
             }
             tokio::select! {
                 () = woken => debug!("woken"),
-                () = tokio::time::sleep_until(next) => {}
+                () = tokio::time::sleep_until(begun + self.interval) => {}
                 () = self.looks.closed() => return,
             }
+            tokio::time::sleep_until(begun + INTERVAL_MIN).await;
         }
     }
 

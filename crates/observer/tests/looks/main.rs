@@ -143,6 +143,7 @@ async fn a_wake_makes_it_look_at_once() {
     let mut findings = scene.run();
     next(&mut findings).await;
     scene.add_vanished(1).await;
+    tokio::time::advance(Duration::from_secs(1)).await;
     scene.wake.notify_one();
     let (look, took) = next(&mut findings).await;
     assert_eq!(took, Duration::ZERO);
@@ -277,4 +278,19 @@ async fn it_ends_when_nobody_listens() {
     let ended = tokio::time::timeout(Duration::from_secs(1), running).await;
     ended.expect("at once").expect("without a panic");
     assert_eq!(status.borrow().looks, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn wakes_without_end_do_not_make_it_look_without_pause() {
+    let scene = Scene::new();
+    let mut findings = scene.run();
+    next(&mut findings).await;
+    let begun = Instant::now();
+    for _ in 0..50 {
+        scene.wake.notify_one();
+        next(&mut findings).await;
+    }
+    // Each of them comes soon all the same.
+    let per_look = begun.elapsed() / 50;
+    assert!((Duration::from_millis(19)..Duration::from_millis(30)).contains(&per_look));
 }
