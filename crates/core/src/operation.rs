@@ -118,6 +118,57 @@ words!(
     }
 );
 
+/// An effect by what it works on, so that who carries one part out need not know the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Network(NetworkEffect),
+    Machine(MachineEffect),
+    Image(ImageEffect),
+    QuarantineFile,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkEffect {
+    Connect,
+    Disconnect,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MachineEffect {
+    PrepareDirectory,
+    Launch,
+    Adopt,
+    PowerOff,
+    End,
+    Kill,
+    RemoveDirectory,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageEffect {
+    Create,
+    Delete,
+}
+
+impl Effect {
+    pub fn part(self) -> Part {
+        match self {
+            Self::PrepareDirectory => Part::Machine(MachineEffect::PrepareDirectory),
+            Self::ConnectNetwork => Part::Network(NetworkEffect::Connect),
+            Self::DisconnectNetwork => Part::Network(NetworkEffect::Disconnect),
+            Self::Launch => Part::Machine(MachineEffect::Launch),
+            Self::Adopt => Part::Machine(MachineEffect::Adopt),
+            Self::PowerOff => Part::Machine(MachineEffect::PowerOff),
+            Self::End => Part::Machine(MachineEffect::End),
+            Self::Kill => Part::Machine(MachineEffect::Kill),
+            Self::RemoveDirectory => Part::Machine(MachineEffect::RemoveDirectory),
+            Self::CreateImage => Part::Image(ImageEffect::Create),
+            Self::DeleteImage => Part::Image(ImageEffect::Delete),
+            Self::QuarantineFile => Part::QuarantineFile,
+        }
+    }
+}
+
 /// Why an operation was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {

@@ -7,7 +7,7 @@ use std::pin::pin;
 use tracing::{info, warn};
 use vman_core::disk::DiskState;
 use vman_core::lifecycle::{Done, cuts_short, disk_end, vm_end};
-use vman_core::operation::{Effect, Operation, OperationState, StepState, Subject, Verb};
+use vman_core::operation::{Effect, Operation, OperationState, Part, StepState, Subject, Verb};
 use vman_core::ports::{Applied, ApplyError, Change, MachineChange, RecordError, Target};
 use vman_core::vm::{FailureReason, VmState};
 
@@ -157,18 +157,9 @@ impl Engine {
     }
 
     async fn apply(&self, effect: Effect, target: &Target) -> Result<Applied, ApplyError> {
-        let port = match effect {
-            Effect::ConnectNetwork | Effect::DisconnectNetwork => &self.inner.ports.network,
-            Effect::PrepareDirectory
-            | Effect::Launch
-            | Effect::Adopt
-            | Effect::PowerOff
-            | Effect::End
-            | Effect::Kill
-            | Effect::RemoveDirectory
-            | Effect::CreateImage
-            | Effect::DeleteImage
-            | Effect::QuarantineFile => &self.inner.ports.operator,
+        let port = match effect.part() {
+            Part::Network(_) => &self.inner.ports.network,
+            Part::Machine(_) | Part::Image(_) | Part::QuarantineFile => &self.inner.ports.operator,
         };
         port.apply(effect, target).await
     }

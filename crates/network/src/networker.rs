@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use vman_core::network::{Network, NetworkMode};
-use vman_core::operation::Effect;
+use vman_core::operation::{Effect, NetworkEffect, Part};
 use vman_core::ports::{Applied, Apply, ApplyError, MachineChange, Survey, Target};
 use vman_core::sighting::Sightings;
 
@@ -64,37 +64,31 @@ impl Networker {
 #[async_trait]
 impl Apply for Networker {
     async fn apply(&self, effect: Effect, target: &Target) -> Result<Applied, ApplyError> {
-        match target {
-            Target::Vm(_) | Target::Machine(_) => {}
-            Target::Disk(_) | Target::File(_) => return Err(not_ours(effect)),
-        }
-        match effect {
-            Effect::ConnectNetwork | Effect::DisconnectNetwork => {
+        match (effect.part(), target) {
+            (Part::Network(effect), Target::Vm(_) | Target::Machine(_)) => {
                 let note = Some(self.nothing_to_do(effect).to_owned());
                 Ok(Applied { machine: MachineChange::Same, note })
             }
-            Effect::PrepareDirectory
-            | Effect::Launch
-            | Effect::Adopt
-            | Effect::PowerOff
-            | Effect::End
-            | Effect::Kill
-            | Effect::RemoveDirectory
-            | Effect::CreateImage
-            | Effect::DeleteImage
-            | Effect::QuarantineFile => Err(not_ours(effect)),
+            (
+                Part::Network(_) | Part::Machine(_) | Part::Image(_) | Part::QuarantineFile,
+                Target::Vm(_) | Target::Machine(_) | Target::Disk(_) | Target::File(_),
+            ) => Err(not_ours(effect)),
         }
     }
 }
 
 impl Networker {
-    fn nothing_to_do(&self, effect: Effect) -> &'static str {
-        match (self.network.mode, effect == Effect::ConnectNetwork) {
-            (NetworkMode::User, true) => {
+    fn nothing_to_do(&self, effect: NetworkEffect) -> &'static str {
+        match (self.network.mode, effect) {
+            (NetworkMode::User, NetworkEffect::Connect) => {
                 "user mode: the backend connects it, the host makes nothing"
             }
-            (NetworkMode::User, false) => "user mode: the host has nothing to take down",
-            (NetworkMode::None, _) => "mode none: the machine has no card",
+            (NetworkMode::User, NetworkEffect::Disconnect) => {
+                "user mode: the host has nothing to take down"
+            }
+            (NetworkMode::None, NetworkEffect::Connect | NetworkEffect::Disconnect) => {
+                "mode none: the machine has no card"
+            }
         }
     }
 }

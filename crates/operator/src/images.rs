@@ -1,36 +1,26 @@
 //! Effects on disks: making and deleting images through the backend.
 
 use vman_core::disk::{Disk, ImageFormat};
-use vman_core::operation::Effect;
+use vman_core::operation::ImageEffect;
 use vman_core::ports::{Applied, ApplyError};
 use vman_plugin::{ImageRef, ImageSpec};
 
-use crate::{Operator, mismatch};
+use crate::Operator;
 
 impl Operator {
     pub(crate) async fn apply_to_disk(
         &self,
-        effect: Effect,
+        effect: ImageEffect,
         disk: &Disk,
     ) -> Result<Applied, ApplyError> {
         let path = self.storage.image(disk);
         let format = plugin_format(disk.format);
         let done = match effect {
-            Effect::CreateImage => {
+            ImageEffect::Create => {
                 let virtual_size = disk.virtual_size();
                 self.client.create_image(ImageSpec { path, format, virtual_size }).await
             }
-            Effect::DeleteImage => self.client.delete_image(ImageRef { path, format }).await,
-            Effect::PrepareDirectory
-            | Effect::ConnectNetwork
-            | Effect::DisconnectNetwork
-            | Effect::Launch
-            | Effect::Adopt
-            | Effect::PowerOff
-            | Effect::End
-            | Effect::Kill
-            | Effect::RemoveDirectory
-            | Effect::QuarantineFile => return Err(mismatch(effect)),
+            ImageEffect::Delete => self.client.delete_image(ImageRef { path, format }).await,
         };
         done.map(|()| Applied::default()).map_err(|error| ApplyError(error.to_string()))
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
-use vman_core::operation::Effect;
+use vman_core::operation::{Effect, MachineEffect, Part};
 use vman_core::ports::{Applied, Apply, ApplyError, Survey, Target};
 use vman_core::sighting::Sightings;
 use vman_plugin::Event;
@@ -79,24 +79,14 @@ impl Survey for Operator {
 #[async_trait]
 impl Apply for Operator {
     async fn apply(&self, effect: Effect, target: &Target) -> Result<Applied, ApplyError> {
-        match (effect, target) {
-            (Effect::ConnectNetwork | Effect::DisconnectNetwork, _) => Err(mismatch(effect)),
-            (_, Target::Vm(target)) => self.apply_to_vm(effect, target).await,
-            (_, Target::Disk(disk)) => self.apply_to_disk(effect, disk).await,
-            (Effect::Kill, Target::Machine(id)) => self.kill(*id).await,
-            (Effect::QuarantineFile, Target::File(path)) => self.storage.quarantine(path).await,
+        match (effect.part(), target) {
+            (Part::Machine(effect), Target::Vm(target)) => self.apply_to_vm(effect, target).await,
+            (Part::Machine(MachineEffect::Kill), Target::Machine(id)) => self.kill(*id).await,
+            (Part::Image(effect), Target::Disk(disk)) => self.apply_to_disk(effect, disk).await,
+            (Part::QuarantineFile, Target::File(path)) => self.storage.quarantine(path).await,
             (
-                Effect::PrepareDirectory
-                | Effect::Launch
-                | Effect::Adopt
-                | Effect::PowerOff
-                | Effect::End
-                | Effect::Kill
-                | Effect::RemoveDirectory
-                | Effect::CreateImage
-                | Effect::DeleteImage
-                | Effect::QuarantineFile,
-                Target::Machine(_) | Target::File(_),
+                Part::Network(_) | Part::Machine(_) | Part::Image(_) | Part::QuarantineFile,
+                Target::Vm(_) | Target::Disk(_) | Target::Machine(_) | Target::File(_),
             ) => Err(mismatch(effect)),
         }
     }

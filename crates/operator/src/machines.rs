@@ -4,12 +4,12 @@
 use std::time::{Duration, Instant};
 
 use vman_core::ident::VmId;
-use vman_core::operation::Effect;
+use vman_core::operation::MachineEffect;
 use vman_core::ports::{Applied, ApplyError, MachineChange, VmTarget};
 use vman_plugin::{BackendError, Control, ErrorCode, MachineSighting, RunState};
 
 use crate::survey::recorded_machine;
-use crate::{Operator, mismatch, spec};
+use crate::{Operator, spec};
 
 /// A machine that is being waited for is looked at again at least this often, for an event may be
 /// lost; and its power button is pressed again: a press before the guest listens is lost, too, and
@@ -19,32 +19,27 @@ const TRY_AGAIN: Duration = Duration::from_secs(2);
 impl Operator {
     pub(crate) async fn apply_to_vm(
         &self,
-        effect: Effect,
+        effect: MachineEffect,
         target: &VmTarget,
     ) -> Result<Applied, ApplyError> {
         let id = target.vm.id;
         match effect {
-            Effect::PrepareDirectory => self.prepare_directory(id).await,
-            Effect::RemoveDirectory => self.remove_directory(id).await,
-            Effect::Launch => self.launch(target).await,
-            Effect::Adopt => self.adopt(id).await,
-            Effect::PowerOff => {
+            MachineEffect::PrepareDirectory => self.prepare_directory(id).await,
+            MachineEffect::RemoveDirectory => self.remove_directory(id).await,
+            MachineEffect::Launch => self.launch(target).await,
+            MachineEffect::Adopt => self.adopt(id).await,
+            MachineEffect::PowerOff => {
                 self.refuse_foreign(target)?;
                 self.power_off(id).await
             }
-            Effect::End => {
+            MachineEffect::End => {
                 self.refuse_foreign(target)?;
                 self.end(id, Vec::new()).await
             }
-            Effect::Kill => {
+            MachineEffect::Kill => {
                 self.refuse_foreign(target)?;
                 self.kill(id).await
             }
-            Effect::ConnectNetwork
-            | Effect::DisconnectNetwork
-            | Effect::CreateImage
-            | Effect::DeleteImage
-            | Effect::QuarantineFile => Err(mismatch(effect)),
         }
     }
 
