@@ -94,7 +94,10 @@ impl Machine {
 
     fn say(&mut self, name: &str) -> Result<()> {
         let control = self.control.as_mut().context("not connected")?;
-        writeln!(control.get_mut(), "{}", json!({"execute": name})).context("the control socket")
+        // In one write: QEMU may be gone before the second, since a command ends with its brace.
+        let line = format!("{}\n", json!({"execute": name}));
+        let told = control.get_mut().write_all(line.as_bytes());
+        told.with_context(|| format!("telling QEMU to {name}"))
     }
 
     fn line(&mut self, is: impl Fn(&Value) -> bool) -> Result<Value> {
