@@ -1,6 +1,6 @@
-//! From an issue to a repair: has it judged, and puts what was chosen through the gate as an ordinary
-//! command. It decides nothing itself: what to do is the policies' word, whether it may be done is
-//! the gate's.
+//! From an issue to a repair: has it judged, and puts what was chosen through the gate as an
+//! ordinary command. It decides nothing itself: what to do is the policies' word, whether it may be
+//! done is the gate's.
 
 use tracing::{info, warn};
 use vman_core::evidence::Fact;
