@@ -65,6 +65,19 @@ async fn a_guest_that_ignores_its_power_button_is_ended_after_its_grace() {
 }
 
 #[tokio::test]
+async fn a_wait_for_a_guest_that_is_broken_off_leaves_a_machine_that_can_be_killed() {
+    let hands = Hands::new(json!({"ignore_power_button": true})).await;
+    let (vm, target) = hands.launched().await;
+    let waiting = hands.apply(Effect::PowerOff, &target);
+    let soon = Duration::from_millis(100);
+    tokio::time::timeout(soon, waiting).await.expect_err("the guest does not obey");
+    assert!(hands.machine(vm).await.is_some(), "it is left as it was");
+    let applied = hands.times(2, Effect::Kill, &target).await;
+    assert_eq!(applied.machine, MachineChange::Gone);
+    assert_eq!(hands.machine(vm).await, None);
+}
+
+#[tokio::test]
 async fn a_machine_that_cannot_be_seen_while_it_stops_is_ended_all_the_same() {
     let settings = json!({"fail_survey": "no answer", "ignore_power_button": true});
     let hands = Hands::with_grace(settings, Duration::from_millis(200)).await;
