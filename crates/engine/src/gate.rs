@@ -109,20 +109,12 @@ impl Engine {
             still_as(expected, vm.generation, &subject)?;
             let transition = match decide_vm(&vm.state, command) {
                 Ok(Some(transition)) => transition,
-                Ok(None) => match self.start_of_missing(&vm, command).await? {
-                    Some(transition) => transition,
-                    None => match self.on_its_way(&subject, vm.generation).await? {
-                        Some(operation) => return Ok(Accepted { record: vm, operation }),
-                        None => continue,
-                    },
+                Ok(None) => match self.on_its_way(&subject, vm.generation).await? {
+                    Some(operation) => return Ok(Accepted { record: vm, operation }),
+                    None => continue,
                 },
                 Err(denied) => return Err(denial(&subject, vm.state.word(), denied)),
             };
-            // What another backend runs can be neither seen nor ended by this one.
-            let backend = &self.inner.config.backend;
-            if vm.machine.as_ref().is_some_and(|machine| machine.backend != *backend) {
-                return Err(denial(&subject, vm.state.word(), Denied::OtherBackend));
-            }
             self.room_for_one_more(&subject).await?;
             match self.accept_vm(vm, command.verb(), reason.clone(), transition).await {
                 Err(EngineError::Record(RecordError::Stale(_))) => {}
@@ -130,27 +122,6 @@ impl Engine {
             }
         }
         Err(EngineError::Contended(subject))
-    }
-
-    /// A VM recorded running whose machine is known to be gone is started as a stopped one would
-    /// be: whoever asks for it has seen the issue.
-    async fn start_of_missing(
-        &self,
-        vm: &Vm,
-        command: VmCommand,
-    ) -> Result<Option<Transition<VmState>>, EngineError> {
-        if command != VmCommand::Start || vm.state != VmState::Running {
-            return Ok(None);
-        }
-        let is_missing = |issue: &Issue| {
-            issue.kind == Kind::VmProcessMissing
-                && issue.subject == Subject::Vm(vm.id)
-                && issue.generation == Some(vm.generation)
-        };
-        if !self.recall().unresolved().await?.iter().any(is_missing) {
-            return Ok(None);
-        }
-        Ok(decide_vm(&VmState::Stopped, command).ok().flatten())
     }
 
     async fn accept_vm(
