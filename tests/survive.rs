@@ -146,15 +146,31 @@ fn a_machine_of_another_backend_is_left_alone_and_named() {
     daemon.look_again();
     assert_eq!(daemon.vm(&vm)["state"], "running", "it cannot be seen, which is not gone");
     assert_eq!(daemon.issues_of(&vm), [Value::Null; 0]);
-    let accepted = daemon.post(&format!("/vms/{vm}/actions/stop"), &NO_BODY).expect(202);
-    let stop = daemon.operation(accepted.header("location"));
-    assert_eq!(stop["state"], "failed");
-    assert!(text(&stop, "error").contains("use = \"qemu-tcg\""), "{stop}");
+    let refused = daemon.post(&format!("/vms/{vm}/actions/stop"), &NO_BODY).expect(409).body;
+    assert_eq!(refused["code"], "other-backend");
+    assert!(text(&refused, "hint").contains("[backend] use"), "{refused}");
+    assert_eq!(daemon.vm(&vm)["state"], "running", "a refusal changes nothing");
     assert!(daemon.machines().iter().any(|machine| machine.pid == pid), "it was not touched");
     daemon.terminate();
     daemon.restart_as(&Setup::backend("qemu-tcg"));
     daemon.operate(&format!("/vms/{vm}/actions/stop"), &NO_BODY);
     assert_eq!(daemon.machines(), []);
+}
+
+#[test]
+fn a_client_that_waits_hears_how_far_it_is_when_the_daemon_ends() {
+    let hangs = "[backends.dry-run]\nhang_launch = true\n";
+    let mut daemon = Setup::backend("dry-run").boot_file("tiny.rom").with(hangs).start();
+    daemon.tiny_template();
+    let vm = daemon.new_vm("tiny");
+    let start = format!("/vms/{vm}/actions/start");
+    let client = daemon.client().clone();
+    let waiting =
+        std::thread::spawn(move || client.send("POST", &start, &[("prefer", "wait=60")], b""));
+    daemon.vm_becomes(&vm, "starting");
+    daemon.terminate();
+    let answer = waiting.join().expect("no panic").expect(202);
+    assert!(answer.header("location").starts_with("/operations/"));
 }
 
 #[test]

@@ -185,6 +185,9 @@ fn remedy(denied: Denied) -> &'static str {
         Denied::Attached | Denied::AttachedElsewhere => "POST /disks/{id}/detach",
         Denied::ImageMissing => "restore the image file, or DELETE /disks/{id}",
         Denied::Failed => "see its state_reason, then DELETE it",
+        Denied::OtherBackend => {
+            "set `[backend] use` to the VM's `backend`, and start the daemon again"
+        }
     }
 }
 

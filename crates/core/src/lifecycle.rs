@@ -136,6 +136,8 @@ pub enum Denied {
     ImageMissing,
     #[error("it has failed; delete it, or see its state_reason")]
     Failed,
+    #[error("its machine runs on a backend that this daemon was not started with")]
+    OtherBackend,
 }
 
 impl Denied {
@@ -155,6 +157,7 @@ impl Denied {
             Self::VmNotStopped => "vm-not-stopped",
             Self::ImageMissing => "image-missing",
             Self::Failed => "failed",
+            Self::OtherBackend => "other-backend",
         }
     }
 }

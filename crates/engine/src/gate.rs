@@ -2,6 +2,7 @@
 //! out is the driver's.
 
 use uuid::Uuid;
+use vman_core::coherence::Kind;
 use vman_core::disk::{Disk, DiskState, MountPoint};
 use vman_core::ident::{DiskId, Generation, Name, OperationId, VmId};
 use vman_core::lifecycle::{
@@ -10,6 +11,7 @@ use vman_core::lifecycle::{
 use vman_core::network::{Lease, Mac};
 use vman_core::operation::{Operation, OperationState, Reason, Step, Subject, Verb};
 use vman_core::ports::{Change, RecordError};
+use vman_core::repair::Issue;
 use vman_core::template::Template;
 use vman_core::vm::{Vm, VmState};
 
@@ -109,12 +111,20 @@ impl Engine {
             still_as(expected, vm.generation, &subject)?;
             let transition = match decide_vm(&vm.state, command) {
                 Ok(Some(transition)) => transition,
-                Ok(None) => match self.on_its_way(&subject, vm.generation).await? {
-                    Some(operation) => return Ok(Accepted { record: vm, operation }),
-                    None => continue,
+                Ok(None) => match self.start_of_missing(&vm, command).await? {
+                    Some(transition) => transition,
+                    None => match self.on_its_way(&subject, vm.generation).await? {
+                        Some(operation) => return Ok(Accepted { record: vm, operation }),
+                        None => continue,
+                    },
                 },
                 Err(denied) => return Err(denial(&subject, vm.state.word(), denied)),
             };
+            // What another backend runs can be neither seen nor ended by this one.
+            let backend = &self.inner.config.backend;
+            if vm.machine.as_ref().is_some_and(|machine| machine.backend != *backend) {
+                return Err(denial(&subject, vm.state.word(), Denied::OtherBackend));
+            }
             self.room_for_one_more(&subject).await?;
             match self.accept_vm(vm, command.verb(), reason.clone(), transition).await {
                 Err(EngineError::Record(RecordError::Stale(_))) => {}
@@ -122,6 +132,27 @@ impl Engine {
             }
         }
         Err(EngineError::Contended(subject))
+    }
+
+    /// A VM recorded running whose machine is known to be gone is started as a stopped one would
+    /// be: whoever asks for it has seen the issue.
+    async fn start_of_missing(
+        &self,
+        vm: &Vm,
+        command: VmCommand,
+    ) -> Result<Option<Transition<VmState>>, EngineError> {
+        if command != VmCommand::Start || vm.state != VmState::Running {
+            return Ok(None);
+        }
+        let is_missing = |issue: &Issue| {
+            issue.kind == Kind::VmProcessMissing
+                && issue.subject == Subject::Vm(vm.id)
+                && issue.generation == Some(vm.generation)
+        };
+        if !self.recall().unresolved().await?.iter().any(is_missing) {
+            return Ok(None);
+        }
+        Ok(decide_vm(&VmState::Stopped, command).ok().flatten())
     }
 
     async fn accept_vm(
@@ -228,6 +259,9 @@ impl Engine {
             let vm_state = vm.as_ref().map(|vm| &vm.state);
             let transition = match decide_disk(&disk.state, disk.vm, vm_state, command) {
                 Ok(Some(transition)) => transition,
+                Ok(None) if is_elsewhere(&disk, mount_point.as_ref()) => {
+                    return Err(denial(&subject, disk.state.word(), Denied::Attached));
+                }
                 Ok(None) => match self.on_its_way(&subject, disk.generation).await? {
                     Some(operation) => return Ok(Accepted { record: disk, operation }),
                     None => continue,
@@ -387,6 +421,11 @@ fn still_as(
         Some(expected) if expected != present => Err(RecordError::Stale(subject.to_string())),
         Some(_) | None => Ok(()),
     }
+}
+
+/// Attached where another place was asked for.
+fn is_elsewhere(disk: &Disk, asked: Option<&MountPoint>) -> bool {
+    asked.is_some() && asked != disk.mount_point.as_ref()
 }
 
 fn denial(subject: &Subject, state: &'static str, denied: Denied) -> EngineError {

@@ -129,6 +129,8 @@ struct Inner {
     choosing: tokio::sync::Mutex<()>,
     /// Counts the operations that have ended since the start.
     ended: watch::Sender<u64>,
+    /// True once nobody is to be kept waiting any more.
+    closing: watch::Sender<bool>,
 }
 
 impl fmt::Debug for Engine {
@@ -143,8 +145,8 @@ impl Engine {
     pub fn new(ports: Ports, config: EngineConfig) -> Self {
         let drivers = driver::Drivers::default();
         let choosing = tokio::sync::Mutex::new(());
-        let ended = watch::Sender::new(0);
-        Self { inner: Arc::new(Inner { ports, config, drivers, choosing, ended }) }
+        let (ended, closing) = (watch::Sender::new(0), watch::Sender::new(false));
+        Self { inner: Arc::new(Inner { ports, config, drivers, choosing, ended, closing }) }
     }
 
     /// The records, to read.
@@ -182,10 +184,21 @@ impl Engine {
                 }
             }
         };
-        match tokio::time::timeout(at_most, ending).await {
-            Ok(known) => Ok(known?),
-            Err(_elapsed) => Ok(self.recall().operation(id).await?),
+        let mut closing = self.inner.closing.subscribe();
+        let known = tokio::select! {
+            known = tokio::time::timeout(at_most, ending) => known.ok(),
+            _ = closing.wait_for(|closing| *closing) => None,
+        };
+        match known {
+            Some(known) => Ok(known?),
+            None => Ok(self.recall().operation(id).await?),
         }
+    }
+
+    /// Ends every [`wait`](Self::wait), now and from now on, with the operation as it is: the
+    /// daemon is about to end. Operations go on, here or after the next start.
+    pub fn close(&self) {
+        self.inner.closing.send_replace(true);
     }
 
     fn commit_port(&self) -> &dyn Record {

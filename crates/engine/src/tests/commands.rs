@@ -5,7 +5,7 @@ use vman_core::lifecycle::{Denied, VmCommand};
 use vman_core::operation::{Effect, OperationState, Reason, StepState, Subject};
 use vman_core::ports::{Apply, Change, Recall};
 use vman_core::testing::samples;
-use vman_core::vm::VmState;
+use vman_core::vm::{Machine, VmState};
 
 use super::mortal::Mortal;
 use super::*;
@@ -366,4 +366,56 @@ async fn what_is_already_so_names_its_operation_or_is_so_for_good() {
         }
     }
     assert!(at_rest > 0, "never was one so quick");
+}
+
+#[tokio::test(start_paused = true)]
+async fn starting_a_vm_whose_machine_is_known_to_be_gone_starts_it() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let vm = world.add_vanished(1).await;
+    // Before anybody has looked, the record is all that is known.
+    let accepted = engine.command_vm(vm, VmCommand::Start, Reason::User).await.expect("let in");
+    assert_eq!(accepted.operation, None);
+    engine.act_on(world.look().await).await.expect("taken up");
+    let id = ask(&engine, vm, VmCommand::Start).await;
+    succeeded(&engine, id).await;
+    assert!(world.host.machine(vm).is_some());
+    assert_eq!(world.vm(vm).await.state, VmState::Running);
+    assert_eq!(world.incoherences().await, Vec::<String>::new());
+    assert!(!world.host.effects_on(&Subject::Vm(vm)).contains(&Effect::End));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_whose_machine_runs_on_another_backend_is_left_as_it_is() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let vm = world.add_vm(1, VmState::Running).await;
+    let machine = Machine { backend: "other".to_owned(), process: None };
+    world.put(vec![Change::VmMachine { vm, machine: Some(machine) }]).await;
+    let before = world.vm(vm).await;
+    for command in [VmCommand::Stop, VmCommand::Restart, VmCommand::Kill, VmCommand::Delete] {
+        let refused = asked(&engine, vm, command).await.expect_err("not this daemon's");
+        assert!(
+            matches!(refused, EngineError::Denied { denied: Denied::OtherBackend, .. }),
+            "{command:?}: {refused}"
+        );
+    }
+    assert_eq!(world.vm(vm).await, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_kept_waiting_by_an_engine_that_closes() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let vm = world.add_vm(1, VmState::Stopped).await;
+    world.host.hold(Effect::Launch);
+    let id = ask(&engine, vm, VmCommand::Start).await;
+    world.host.reached(Effect::Launch, 1).await;
+    let begun = tokio::time::Instant::now();
+    let waiting = engine.wait(id, Duration::from_secs(60));
+    let (operation, ()) = tokio::join!(waiting, async { engine.close() });
+    let operation = operation.expect("readable").expect("recorded");
+    assert_eq!(operation.state, OperationState::Running);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    world.host.release(Effect::Launch);
 }

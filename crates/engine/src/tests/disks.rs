@@ -235,3 +235,16 @@ async fn a_deletion_that_is_under_way_is_named_to_who_asks_for_it_again() {
     world.host.release(Effect::DeleteImage);
     succeeded(&engine, first).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_is_not_said_to_be_where_it_is_not() {
+    let (world, vm) = with_disks(1).await;
+    let engine = world.engine();
+    let disk = samples::disk_id(1);
+    attach(&engine, disk, vm, Some("/dev/sdc")).await.expect("attached");
+    for same in [None, Some("/dev/sdc")] {
+        assert_eq!(attach(&engine, disk, vm, same).await.expect("already so"), "/dev/sdc");
+    }
+    let refused = attach(&engine, disk, vm, Some("/dev/sdd")).await.expect_err("elsewhere");
+    assert!(matches!(refused, EngineError::Denied { denied: Denied::Attached, .. }), "{refused}");
+}

@@ -28,8 +28,19 @@ pub(super) async fn choose(config: &Config, storage: &Storage) -> Result<Chosen,
     for name in without_backend(config.backends.keys(), &chosen.reports) {
         warn!("[backends.{name}] is not used: there is no backend of this name");
     }
-    info!(backend = chosen.client.manifest().name, "chosen: {}", chosen.reason);
+    let name = &chosen.client.manifest().name;
+    if is_doubtful(&choice, &chosen.reports, name) {
+        warn!(backend = name, "chosen: {}", chosen.reason);
+    } else {
+        info!(backend = name, "chosen: {}", chosen.reason);
+    }
     Ok(chosen)
+}
+
+/// Configured and not usable, or, with nothing configured, no machine but a simulated one.
+fn is_doubtful(choice: &Choice, reports: &[BackendReport], name: &str) -> bool {
+    let is_usable = |report: &BackendReport| !report.selected || report.usable == Some(true);
+    !reports.iter().all(is_usable) || (*choice == Choice::Auto && name == "dry-run")
 }
 
 pub(super) fn reports(reports: Vec<BackendReport>) -> Vec<vman_api_types::Backend> {

@@ -30,7 +30,7 @@ use crate::config::{AuthMode, Config};
 pub(crate) use error::ServeError;
 use folder::RunFolder;
 
-/// Runs the daemon until it is told to end by SIGTERM or SIGINT.
+/// Runs the daemon until it is told to end by SIGTERM, SIGINT, or SIGHUP (its terminal is gone).
 pub(crate) fn run(config: Config) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -60,6 +60,13 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let address = listener.local_addr().map_err(ServeError::Runtime)?;
 
     let parts = wire(&config, storage).await?;
+    let told = told_to_end()?;
+    let engine = parts.engine.clone();
+    let until_told_to_end = async move {
+        told.await;
+        // Whoever waits for an operation hears now how far it is.
+        engine.close();
+    };
     let state = ApiState {
         engine: parts.engine,
         observer: parts.observer,
@@ -72,7 +79,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     };
     folder.tell_address(address)?;
     info!(%address, "listening");
-    let ended = vman_api::serve(listener, vman_api::router(state), until_told_to_end()?).await;
+    let ended = vman_api::serve(listener, vman_api::router(state), until_told_to_end).await;
     info!("ended; machines are left running");
     ended.map_err(ServeError::Serve)
 }
@@ -194,13 +201,15 @@ fn network_config(networker: &Networker) -> NetworkConfig {
     }
 }
 
-fn until_told_to_end() -> Result<impl Future<Output = ()> + Send + 'static, ServeError> {
+fn told_to_end() -> Result<impl Future<Output = ()> + Send + 'static, ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Runtime)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(ServeError::Runtime)?;
     Ok(async move {
         let name = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
+            _ = hang_up.recv() => "SIGHUP",
         };
         info!(signal = name, "ending");
     })
