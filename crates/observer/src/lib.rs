@@ -16,9 +16,11 @@ use vman_core::sighting::{Sightings, Surveyed};
 
 /// The longest time between two whole looks.
 pub const INTERVAL_MAX: Duration = Duration::from_secs(5);
-/// The shortest time from one look's begin to the next one's: whoever wakes without end does not
-/// keep the daemon looking without end.
-const INTERVAL_MIN: Duration = Duration::from_millis(20);
+/// The shortest rest between two looks. It is never shorter than the look before it either:
+/// whoever wakes without end does not have the daemon looking without end.
+const REST_MIN: Duration = Duration::from_millis(2);
+/// The longest such rest.
+const REST_MAX: Duration = Duration::from_millis(100);
 /// A survey that takes longer leaves its subjects unknown.
 const SURVEY_TIME_MAX: Duration = Duration::from_secs(3);
 /// Looks that may wait for the engine; the observer then waits too.
@@ -74,12 +76,14 @@ impl Observer {
             if !self.look_once().await {
                 return;
             }
+            let ended = tokio::time::Instant::now();
+            let rest = (ended - begun).clamp(REST_MIN, REST_MAX);
             tokio::select! {
                 () = woken => debug!("woken"),
                 () = tokio::time::sleep_until(begun + self.interval) => {}
                 () = self.looks.closed() => return,
             }
-            tokio::time::sleep_until(begun + INTERVAL_MIN).await;
+            tokio::time::sleep_until(ended + rest).await;
         }
     }
 
