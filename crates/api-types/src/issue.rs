@@ -50,7 +50,7 @@ pub struct Issue {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "2026-11-22T19:24:01.007Z")]
     pub resolved_at: Option<String>,
-    /// `by-itself` or `by-repair`; once it is resolved.
+    /// `by-itself`, `by-repair`, or `given-up`: the VM was recorded failed; once it is resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "by-repair")]
     pub resolution: Option<String>,

@@ -1,6 +1,6 @@
 //! Carries one operation out: its effects in order, its undoing in reverse with the failing step
-//! included, and its end. Every step is recorded before and after, so that a daemon killed anywhere
-//! in here finds the place again.
+//! included, and its end. Every step is recorded before it touches the host, and its end together
+//! with what comes next, so that a daemon killed anywhere in here finds the place again.
 
 use std::pin::pin;
 
@@ -21,37 +21,35 @@ impl Engine {
     pub(crate) async fn carry_out(&self, mut operation: Operation) -> Result<(), RecordError> {
         let Some(target) = self.target(&operation.subject).await? else {
             let error = format!("{} does not exist any more", operation.subject);
-            return self.end(&operation, Err(error)).await;
+            return self.end(&operation, Err(error), vec![]).await;
         };
-        if operation.state == OperationState::Pending {
-            self.begin(&mut operation).await?;
-        }
+        // Told to the records with the next change that has to be: a commit is what costs most.
+        let mut untold = self.begin(&mut operation);
         // A step that had failed before a restart: its undoing goes on.
         let failed = operation.steps.iter().rposition(|step| has_failed(step.state));
         let outcome = match failed {
             Some(index) => Err((index, earlier_failure(&operation))),
-            None => self.go_forward(&mut operation, &target).await?,
+            None => self.go_forward(&mut operation, &target, &mut untold).await?,
         };
         match outcome {
-            Ok(()) => self.end(&operation, Ok(())).await,
+            Ok(()) => self.end(&operation, Ok(()), untold).await,
             Err((index, error)) => {
                 let error = self.go_back(&mut operation, &target, index, error).await?;
-                self.end(&operation, Err(error)).await
+                self.end(&operation, Err(error), vec![]).await
             }
         }
     }
 
-    async fn begin(&self, operation: &mut Operation) -> Result<(), RecordError> {
+    /// The change that says so, if it had not begun before.
+    fn begin(&self, operation: &mut Operation) -> Vec<Change> {
+        if operation.state != OperationState::Pending {
+            return vec![];
+        }
         operation.state = OperationState::Running;
-        let change = Change::OperationState {
-            operation: operation.id,
-            state: OperationState::Running,
-            at: self.now(),
-        };
-        self.commit_port().commit(vec![change]).await?;
         let (verb, subject) = (operation.verb.word(), &operation.subject);
         info!(operation = %operation.id, verb, %subject, "operation begins");
-        Ok(())
+        let state = OperationState::Running;
+        vec![Change::OperationState { operation: operation.id, state, at: self.now() }]
     }
 
     /// The index of the step that failed and its error, or all is done.
@@ -59,6 +57,7 @@ impl Engine {
         &self,
         operation: &mut Operation,
         target: &Target,
+        untold: &mut Vec<Change>,
     ) -> Result<Result<(), (usize, String)>, RecordError> {
         for index in 0..operation.steps.len() {
             if operation.steps[index].state == StepState::Done {
@@ -67,7 +66,8 @@ impl Engine {
             let step = &mut operation.steps[index];
             step.state = StepState::Running;
             step.started_at = Some(self.now());
-            self.record_step(operation, index, vec![]).await?;
+            // Before the host is touched, with the end of the step before.
+            self.record_step(operation, index, std::mem::take(untold)).await?;
             let effect = operation.steps[index].effect;
             let applied = self.apply_unless_cut_short(operation, effect, target).await;
             let step = &mut operation.steps[index];
@@ -76,8 +76,8 @@ impl Engine {
                 Ok(Applied { machine, note }) => {
                     step.state = StepState::Done;
                     step.note = note;
-                    let seen = machine_change(target, machine);
-                    self.record_step(operation, index, seen).await?;
+                    untold.extend(machine_change(target, machine));
+                    untold.push(step_change(operation, index));
                 }
                 Err(ApplyError(error)) => {
                     step.state = StepState::Failed;
@@ -170,8 +170,7 @@ impl Engine {
         index: usize,
         mut with: Vec<Change>,
     ) -> Result<(), RecordError> {
-        let step = operation.steps[index].clone();
-        with.push(Change::OperationStep { operation: operation.id, index, step });
+        with.push(step_change(operation, index));
         self.commit_port().commit(with).await
     }
 
@@ -181,9 +180,11 @@ impl Engine {
         &self,
         operation: &Operation,
         outcome: Result<(), String>,
+        untold: Vec<Change>,
     ) -> Result<(), RecordError> {
         for _ in 0..END_TRIES_MAX {
-            let mut changes = self.end_state(operation, &outcome).await?;
+            let mut changes = untold.clone();
+            changes.extend(self.end_state(operation, &outcome).await?);
             let state = match &outcome {
                 Ok(()) => OperationState::Succeeded,
                 Err(error) => OperationState::Failed(error.clone()),
@@ -254,6 +255,11 @@ fn earlier_failure(operation: &Operation) -> String {
     failed
         .and_then(|step| step.note.clone())
         .unwrap_or_else(|| "a step failed before the daemon was restarted".to_owned())
+}
+
+fn step_change(operation: &Operation, index: usize) -> Change {
+    let step = operation.steps[index].clone();
+    Change::OperationStep { operation: operation.id, index, step }
 }
 
 fn machine_change(target: &Target, change: MachineChange) -> Vec<Change> {

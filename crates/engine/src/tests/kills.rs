@@ -62,8 +62,8 @@ async fn whenever_the_daemon_is_killed_the_next_one_ends_the_operation_as_it_was
             }
             moments += 1;
         }
-        // At least: let in, begun, and each step twice recorded and once done.
-        assert!(moments > 2 * (2 + 3 * play.steps.len()), "{}: {moments}", play.name());
+        // At least: let in, ended, and each step once recorded and once done; before and after each.
+        assert!(moments >= 2 * (2 + 2 * play.steps.len()), "{}: {moments}", play.name());
     }
 }
 
