@@ -99,6 +99,7 @@ impl Engine {
     }
 }
 
+/// `Stale` if somebody changed the record since it was looked at.
 fn still_as(
     expected: Option<Generation>,
     present: Generation,
