@@ -84,7 +84,7 @@ impl Engine {
             still_as(expected, vm.generation, &subject)?;
             let transition = match decide_vm(&vm.state, command) {
                 Ok(Some(transition)) => transition,
-                Ok(None) => match self.start_of_missing(&vm, command).await? {
+                Ok(None) => match self.as_the_host_is(&vm, command).await? {
                     Some(transition) => transition,
                     None => match self.on_its_way(&subject, vm.generation).await? {
                         Some(operation) => return Ok(Accepted { record: vm, operation }),
@@ -107,25 +107,31 @@ impl Engine {
         Err(EngineError::Contended(subject))
     }
 
-    /// A VM recorded running whose machine is known to be gone is started as a stopped one would
-    /// be: whoever asks for it has seen the issue.
-    async fn start_of_missing(
+    /// What a command that is already so by the record leads to where the host is known to be
+    /// otherwise: whoever starts a VM whose machine is gone, or stops one whose machine lives, has
+    /// seen the issue.
+    async fn as_the_host_is(
         &self,
         vm: &Vm,
         command: VmCommand,
     ) -> Result<Option<Transition<VmState>>, EngineError> {
-        if command != VmCommand::Start || vm.state != VmState::Running {
+        let stops = matches!(command, VmCommand::Stop | VmCommand::Kill);
+        let (kind, host) = if command == VmCommand::Start && vm.state == VmState::Running {
+            (Kind::VmProcessMissing, VmState::Stopped)
+        } else if stops && vm.state == VmState::Stopped {
+            (Kind::VmProcessUnexpected, VmState::Running)
+        } else {
             return Ok(None);
-        }
-        let is_missing = |issue: &Issue| {
-            issue.kind == Kind::VmProcessMissing
+        };
+        let is_known = |issue: &Issue| {
+            issue.kind == kind
                 && issue.subject == Subject::Vm(vm.id)
                 && issue.generation == Some(vm.generation)
         };
-        if !self.recall().unresolved().await?.iter().any(is_missing) {
+        if !self.recall().unresolved().await?.iter().any(is_known) {
             return Ok(None);
         }
-        Ok(decide_vm(&VmState::Stopped, command).ok().flatten())
+        Ok(decide_vm(&host, command).ok().flatten())
     }
 
     async fn accept_vm(

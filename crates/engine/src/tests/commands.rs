@@ -386,6 +386,22 @@ async fn starting_a_vm_whose_machine_is_known_to_be_gone_starts_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn stopping_a_stopped_vm_whose_machine_is_known_to_live_ends_it() {
+    for command in [VmCommand::Stop, VmCommand::Kill] {
+        let world = World::new().await;
+        let engine = world.engine();
+        let vm = world.add_vm(1, VmState::Stopped).await;
+        world.host.stray_machine(vm);
+        engine.act_on(world.look().await).await.expect("taken up");
+        let id = ask(&engine, vm, command).await;
+        succeeded(&engine, id).await;
+        assert_eq!(world.host.machine(vm), None, "{command:?}");
+        assert_eq!(world.vm(vm).await.state, VmState::Stopped);
+        assert_eq!(world.incoherences().await, Vec::<String>::new());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_vm_whose_machine_runs_on_another_backend_is_left_as_it_is() {
     let world = World::new().await;
     let engine = world.engine();
