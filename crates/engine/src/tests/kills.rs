@@ -62,7 +62,7 @@ async fn whenever_the_daemon_is_killed_the_next_one_ends_the_operation_as_it_was
             }
             moments += 1;
         }
-        // At least: let in, ended, and each step once recorded and once done; before and after each.
+        // At least before and after: let in, each step recorded, each step done, ended.
         assert!(moments >= 2 * (2 + 2 * play.steps.len()), "{}: {moments}", play.name());
     }
 }
