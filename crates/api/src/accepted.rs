@@ -7,29 +7,13 @@ use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tracing::Instrument;
 use vman_core::ident::OperationId;
 use vman_core::operation::{Operation, OperationState, Subject, Verb};
-use vman_engine::EngineError;
 
 use crate::convert;
 use crate::prefer::{Prefer, WAIT_MAX};
 use crate::problem::Fault;
 use crate::state::ApiState;
-
-/// Runs a command to its end even if the client hangs up meanwhile: what is recorded must also be
-/// carried out.
-pub(crate) async fn command<T: Send + 'static>(
-    command: impl Future<Output = Result<T, EngineError>> + Send + 'static,
-) -> Result<T, Fault> {
-    match tokio::spawn(command.in_current_span()).await {
-        Ok(ended) => Ok(ended?),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(Fault::internal("the daemon is ending")),
-        },
-    }
-}
 
 /// How far an operation came while one waited.
 #[derive(Debug)]
@@ -91,31 +75,4 @@ pub(crate) async fn deletion(
 
 pub(crate) fn location(id: OperationId) -> String {
     format!("/operations/{id}")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use tokio::sync::{Notify, oneshot};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_command_goes_on_when_nobody_waits_for_it_any_more() {
-        let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let (done, is_done) = oneshot::channel();
-        let (tell, wait) = (begun.clone(), go.clone());
-        let request = command(async move {
-            tell.notify_one();
-            wait.notified().await;
-            Ok(done.send(()))
-        });
-        tokio::select! {
-            _ = request => panic!("it waits"),
-            () = begun.notified() => {}
-        }
-        go.notify_one();
-        is_done.await.expect("it went on");
-    }
 }

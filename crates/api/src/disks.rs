@@ -63,8 +63,8 @@ pub(crate) async fn create(
     prefer: Prefer,
     JsonBody(fields): JsonBody,
 ) -> Result<Response, Fault> {
-    let (engine, new) = (app.engine.clone(), read(fields)?);
-    let accepted = accepted::command(async move { engine.create_disk(new).await }).await?;
+    let new = read(fields)?;
+    let accepted = app.engine.create_disk(new).await?;
     let id = accepted.record.id;
     if let Some(operation) = accepted.operation {
         match accepted::outcome(&app, operation, prefer.wait_or(CREATION_WAIT)).await? {
@@ -191,11 +191,7 @@ async fn command(
     command: DiskCommand,
     mount_point: Option<MountPoint>,
 ) -> Result<Accepted<Disk>, Fault> {
-    let engine = app.engine.clone();
-    accepted::command(
-        async move { engine.command_disk(id, command, mount_point, Reason::User).await },
-    )
-    .await
+    Ok(app.engine.command_disk(id, command, mount_point, Reason::User).await?)
 }
 
 async fn present(app: &ApiState, id: DiskId) -> Result<body::Disk, Fault> {

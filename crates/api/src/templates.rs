@@ -15,7 +15,7 @@ use crate::page::{self, PageQuery, Query};
 use crate::path::Named;
 use crate::problem::Fault;
 use crate::state::App;
-use crate::{accepted, convert, docs};
+use crate::{convert, docs};
 
 /// All templates, by name
 #[utoipa::path(get, path = "/templates", operation_id = "list_templates", tag = "templates",
@@ -51,8 +51,8 @@ pub(crate) async fn create(
     State(app): State<App>,
     JsonBody(fields): JsonBody,
 ) -> Result<Response, Fault> {
-    let (engine, new) = (app.engine.clone(), read(fields)?);
-    let template = accepted::command(async move { engine.create_template(new).await }).await?;
+    let new = read(fields)?;
+    let template = app.engine.create_template(new).await?;
     let location = format!("/templates/{}", template.name);
     let template = Json(convert::template(template));
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], template).into_response())
@@ -87,8 +87,7 @@ pub(crate) async fn delete(
     State(app): State<App>,
     Named(name): Named<Name>,
 ) -> Result<StatusCode, Fault> {
-    let engine = app.engine.clone();
-    accepted::command(async move { engine.delete_template(&name).await }).await?;
+    app.engine.delete_template(&name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

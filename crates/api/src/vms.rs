@@ -63,8 +63,8 @@ pub(crate) async fn create(
     State(app): State<App>,
     JsonBody(fields): JsonBody,
 ) -> Result<Response, Fault> {
-    let (engine, new) = (app.engine.clone(), read(fields)?);
-    let vm = accepted::command(async move { engine.create_vm(new).await }).await?;
+    let new = read(fields)?;
+    let vm = app.engine.create_vm(new).await?;
     let location = format!("/vms/{}", vm.id);
     let vm = Json(with_disks(&app, vm).await?);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], vm).into_response())
@@ -168,8 +168,7 @@ async fn act(
 }
 
 async fn command(app: &ApiState, id: VmId, command: VmCommand) -> Result<Accepted<Vm>, Fault> {
-    let engine = app.engine.clone();
-    accepted::command(async move { engine.command_vm(id, command, Reason::User).await }).await
+    Ok(app.engine.command_vm(id, command, Reason::User).await?)
 }
 
 async fn present(app: &ApiState, id: VmId) -> Result<body::Vm, Fault> {
