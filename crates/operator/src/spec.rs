@@ -18,6 +18,7 @@ pub(crate) async fn machine_spec(
         path: storage.image(disk),
         format: plugin_format(disk.format),
         serial: disk.serial(),
+        bus: vman_plugin::Bus::VirtioBlk,
     };
     Ok(MachineSpec {
         id: target.vm.id.0,

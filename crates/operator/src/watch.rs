@@ -81,9 +81,9 @@ impl Watch {
             while let Some(event) = events.recv().await {
                 debug!(?event, "the backend says");
                 shared.changed(match event {
-                    Event::MachineChanged { id, .. } | Event::MachineEnded { id, .. } => {
-                        Some(VmId(id))
-                    }
+                    Event::MachineChanged { id, .. }
+                    | Event::MachineEnded { id, .. }
+                    | Event::DiskDetached { id, .. } => Some(VmId(id)),
                     Event::Other => None,
                 });
             }

@@ -10,8 +10,8 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::message::{
-    BackendConfig, Event, ImageInfo, ImageRef, ImageSpec, Machine, MachineSighting, MachineSpec,
-    Manifest, Probe, Survey,
+    BackendConfig, DiskAttachment, DiskGrowth, DiskRemoval, Event, ImageGrowth, ImageInfo,
+    ImageRef, ImageSpec, Machine, MachineSighting, MachineSpec, Manifest, Probe, Survey, Unplug,
 };
 
 /// Runs machines and makes images.
@@ -56,6 +56,65 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// nothing but a process verified to be this machine.
     async fn kill(&self, id: Uuid) -> Result<(), BackendError>;
 
+    /// What is known of one machine now, as [`survey`](Self::survey) would tell it, without looking
+    /// over the whole host where that can be had. `None` if it is gone. Must not wait for the
+    /// machine.
+    async fn sight(&self, id: Uuid) -> Result<Option<MachineSighting>, BackendError> {
+        let survey = self.survey().await?;
+        Ok(survey.machines.into_iter().find(|sighting| sighting.machine.id == id))
+    }
+
+    /// Halts the guest's processors; a halted guest is a success. Called only with
+    /// [`Capabilities::pause`](crate::Capabilities::pause). `NotFound` if the machine is gone.
+    async fn pause(&self, id: Uuid) -> Result<(), BackendError> {
+        Err(lacking("pause", id))
+    }
+
+    /// Lets a halted guest go on; a running guest is a success. Called only with
+    /// [`Capabilities::pause`](crate::Capabilities::pause). `NotFound` if the machine is gone.
+    async fn resume(&self, id: Uuid) -> Result<(), BackendError> {
+        Err(lacking("resume", id))
+    }
+
+    /// Resets the machine as its reset button does: the guest is not asked, the process stays.
+    /// Called only with [`Capabilities::reset`](crate::Capabilities::reset). `NotFound` if the
+    /// machine is gone.
+    async fn reset(&self, id: Uuid) -> Result<(), BackendError> {
+        Err(lacking("reset", id))
+    }
+
+    /// Gives a running machine a disk; one it has already is a success. Called only for a bus in
+    /// [`Capabilities::hot_plug`](crate::Capabilities::hot_plug). On failure the machine has
+    /// nothing of it and the image is closed. `NotFound` if the machine is gone, `Conflict` if
+    /// another process has the image open or no slot is free.
+    async fn attach_disk(&self, attachment: DiskAttachment) -> Result<(), BackendError> {
+        Err(lacking("attach-disk", attachment.id))
+    }
+
+    /// Takes a disk from a running machine, and closes its image only after the guest has let go.
+    /// A disk the machine does not have, or a machine that is gone, is [`Unplug::Done`]. Waits a
+    /// little for the guest, and then answers [`Unplug::Waiting`]; asking again asks the guest
+    /// again. [`ErrorCode::Refused`] if the guest says that it will not.
+    async fn detach_disk(&self, removal: DiskRemoval) -> Result<Unplug, BackendError> {
+        Err(lacking("detach-disk", removal.id))
+    }
+
+    /// Makes a disk of a running machine larger, image and device; of this size already is a
+    /// success. `NotFound` if the machine, or the disk in it, is gone.
+    async fn resize_disk(&self, growth: DiskGrowth) -> Result<(), BackendError> {
+        Err(lacking("resize-disk", growth.id))
+    }
+
+    /// Makes an image larger that no machine has open; of this size already is a success. Called
+    /// only with [`Capabilities::resize`](crate::Capabilities::resize). `NotFound` if the file is
+    /// not there, `Conflict` if a process has it open.
+    async fn resize_image(&self, growth: ImageGrowth) -> Result<(), BackendError> {
+        Err(BackendError::new(
+            ErrorCode::Unsupported,
+            format!("this backend cannot resize {}", growth.path.display()),
+        ))
+    }
+
     /// Makes an image. One that is already there with this format and size is a success; with
     /// another, [`ErrorCode::Conflict`]. Never overwrites.
     async fn create_image(&self, spec: ImageSpec) -> Result<(), BackendError>;
@@ -70,6 +129,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Lists every living machine below the instance's folder, whoever started it. An error means
     /// that the host could not be looked at: nothing may then be called absent.
     async fn survey(&self) -> Result<Survey, BackendError>;
+}
+
+/// A verb whose capability the backend does not have, and that was called all the same.
+fn lacking(verb: &str, id: Uuid) -> BackendError {
+    let why = format!("machine {id}: this backend has no `{verb}`; its capabilities say so");
+    BackendError::new(ErrorCode::Unsupported, why)
 }
 
 type LogFunction = dyn Fn(LogLevel, &str) + Send + Sync;
@@ -171,6 +236,8 @@ pub enum ErrorCode {
     Unsupported,
     /// A machine or a program did not answer in time.
     Timeout,
+    /// The guest was asked and said no.
+    Refused,
     /// The hypervisor or the host refused; the message has its own words.
     Failed,
     /// The verb panicked; the instance is no longer used.

@@ -24,3 +24,16 @@ pub const INSPECT_IMAGE: Duration = Duration::from_secs(10);
 pub const DELETE_IMAGE: Duration = Duration::from_secs(60);
 /// For [`Backend::survey`](crate::Backend::survey).
 pub const SURVEY: Duration = Duration::from_secs(10);
+/// For [`Backend::sight`](crate::Backend::sight).
+pub const SIGHT: Duration = Duration::from_secs(10);
+/// For [`Backend::pause`](crate::Backend::pause), [`Backend::resume`](crate::Backend::resume) and
+/// [`Backend::reset`](crate::Backend::reset).
+pub const CONTROL: Duration = Duration::from_secs(10);
+/// For [`Backend::attach_disk`](crate::Backend::attach_disk).
+pub const ATTACH_DISK: Duration = Duration::from_secs(20);
+/// For [`Backend::detach_disk`](crate::Backend::detach_disk).
+pub const DETACH_DISK: Duration = Duration::from_secs(20);
+/// For [`Backend::resize_disk`](crate::Backend::resize_disk).
+pub const RESIZE_DISK: Duration = Duration::from_secs(20);
+/// For [`Backend::resize_image`](crate::Backend::resize_image).
+pub const RESIZE_IMAGE: Duration = Duration::from_secs(60);

@@ -14,9 +14,10 @@ mod wire;
 
 pub use backend::{Backend, BackendContext, BackendError, ErrorCode, LogLevel};
 pub use message::{
-    BackendConfig, Boot, Capabilities, Control, DiskSpec, Event, ImageFormat, ImageInfo, ImageRef,
-    ImageSpec, Machine, MachineSighting, MachineSpec, Manifest, Nic, Probe, ProcessIdentity,
-    RunState, Survey,
+    BackendConfig, Boot, Bus, Capabilities, Control, DiskAttachment, DiskGrowth, DiskRemoval,
+    DiskSpec, Event, ExitCause, ImageFormat, ImageGrowth, ImageInfo, ImageRef, ImageSpec, Machine,
+    MachineEnd, MachineSighting, MachineSpec, Manifest, Nic, Probe, ProcessIdentity, RunState,
+    Survey, Unplug,
 };
 
 /// For `export_backend!` alone.

@@ -33,6 +33,15 @@ pub struct Capabilities {
     pub power_button: bool,
     /// Image formats that `create_image` makes.
     pub image_formats: Vec<ImageFormat>,
+    /// The guest can be halted and let go on: `pause` and `resume`.
+    pub pause: bool,
+    /// The guest can be reset as by its reset button.
+    pub reset: bool,
+    /// The buses on which a running machine gains and loses disks: `attach_disk`, `detach_disk`,
+    /// and `resize_disk`.
+    pub hot_plug: Vec<Bus>,
+    /// `resize_image` grows images that no machine has open.
+    pub resize: bool,
 }
 
 /// Given once, when an instance is created.
@@ -55,6 +64,10 @@ pub struct Probe {
     /// The version of the hypervisor found, where there is one.
     #[serde(default)]
     pub hypervisor: Option<String>,
+    /// What is done, or cannot be done on this host, beyond running machines: e.g. how they are
+    /// confined. A sentence each, for people.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// Everything needed to launch one machine. Paths are absolute and were checked by the host.
@@ -98,6 +111,58 @@ pub struct DiskSpec {
     pub format: ImageFormat,
     /// At most 20 characters: virtio-blk cuts it there. The guest finds the disk by it.
     pub serial: String,
+    #[serde(default)]
+    pub bus: Bus,
+}
+
+/// What a disk is attached to in the guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bus {
+    /// A SCSI disk on a virtio-scsi controller: taken away without the guest's help.
+    #[default]
+    VirtioScsi,
+    /// A PCI device of its own: taken away when the guest lets go.
+    VirtioBlk,
+}
+
+/// A disk that a running machine gains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskAttachment {
+    /// The machine's.
+    pub id: Uuid,
+    pub disk: DiskSpec,
+}
+
+/// A disk that a running machine is to lose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRemoval {
+    /// The machine's.
+    pub id: Uuid,
+    /// The disk's.
+    pub disk: Uuid,
+}
+
+/// What asking a machine for a disk back came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unplug {
+    /// The machine has no such disk any more, and its image is closed.
+    Done,
+    /// The guest was asked and has not let go within the backend's own wait: the image is still in
+    /// use. [`Event::DiskDetached`] may come at any time later.
+    Waiting,
+}
+
+/// The new size of a disk that a running machine has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskGrowth {
+    /// The machine's.
+    pub id: Uuid,
+    /// The disk's.
+    pub disk: Uuid,
+    /// Bytes; not less than now.
+    pub virtual_size: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,12 +251,53 @@ pub struct MachineSighting {
     pub machine: Machine,
     #[serde(flatten)]
     pub control: Control,
+    /// Milliseconds since the machine last answered what is told here; 0 where nothing is kept.
+    #[serde(default)]
+    pub age_ms: u64,
+    /// The disks the machine has, those included that the guest was asked for and has not given
+    /// back. Absent: not known.
+    #[serde(default)]
+    pub disks: Option<Vec<Uuid>>,
+}
+
+/// A machine that has ended, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineEnd {
+    pub machine: Machine,
+    pub cause: ExitCause,
+    /// One line for people: a signal, an exit status, the hypervisor's last words.
+    pub detail: String,
+}
+
+/// Why a machine is no more. An open set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExitCause {
+    /// The guest had powered itself off.
+    GuestShutdown,
+    /// The guest had panicked.
+    GuestPanic,
+    /// It was asked to end by `quit` or `kill`.
+    Asked,
+    /// Somebody else's signal.
+    Killed,
+    /// The kernel took its memory back.
+    OutOfMemory,
+    /// The hypervisor gave up by itself.
+    Failed,
+    /// Nobody was there to see it, or a cause this host does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Every living machine below the instance's `machines_dir`; one that is not listed is absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Survey {
     pub machines: Vec<MachineSighting>,
+    /// The last machines that ended while this instance watched them, as far as they are kept: one
+    /// end of each machine id, the newest.
+    #[serde(default)]
+    pub ended: Vec<MachineEnd>,
 }
 
 /// An image to make.
@@ -208,6 +314,15 @@ pub struct ImageSpec {
 pub struct ImageRef {
     pub path: PathBuf,
     pub format: ImageFormat,
+}
+
+/// An image to make larger, which no machine has open. The format comes from the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageGrowth {
+    pub path: PathBuf,
+    pub format: ImageFormat,
+    /// Bytes; a multiple of 512, and not less than now.
+    pub virtual_size: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -228,6 +343,8 @@ pub enum Event {
     MachineChanged { id: Uuid, run_state: RunState },
     /// The machine is no more.
     MachineEnded { id: Uuid, reason: String },
+    /// The guest has let go of a disk it was asked for, and its image is closed.
+    DiskDetached { id: Uuid, disk: Uuid },
     #[serde(other)]
     Other,
 }

@@ -27,6 +27,14 @@ pub(crate) mod op {
     pub(crate) const INSPECT_IMAGE: &str = "inspect-image";
     pub(crate) const DELETE_IMAGE: &str = "delete-image";
     pub(crate) const SURVEY: &str = "survey";
+    pub(crate) const SIGHT: &str = "sight";
+    pub(crate) const PAUSE: &str = "pause";
+    pub(crate) const RESUME: &str = "resume";
+    pub(crate) const RESET: &str = "reset";
+    pub(crate) const ATTACH_DISK: &str = "attach-disk";
+    pub(crate) const DETACH_DISK: &str = "detach-disk";
+    pub(crate) const RESIZE_DISK: &str = "resize-disk";
+    pub(crate) const RESIZE_IMAGE: &str = "resize-image";
 }
 
 /// `{"op": "launch", "params": {...}}`: the params are the verb's one argument.

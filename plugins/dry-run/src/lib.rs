@@ -42,6 +42,7 @@ impl Backend for DryRun {
                 processes: false,
                 power_button: true,
                 image_formats: vec![ImageFormat::Qcow2, ImageFormat::Raw],
+                ..Capabilities::default()
             },
             sdk: String::new(),
         }
@@ -59,11 +60,14 @@ impl Backend for DryRun {
     async fn probe(&self) -> Result<Probe, BackendError> {
         fault(self.settings.fail_probe.as_deref(), "probe")?;
         Ok(match &self.settings.unusable {
-            Some(reason) => Probe { usable: false, reason: reason.clone(), hypervisor: None },
+            Some(reason) => {
+                Probe { usable: false, reason: reason.clone(), hypervisor: None, notes: vec![] }
+            }
             None => Probe {
                 usable: true,
                 reason: "machines are only simulated, which works everywhere".to_owned(),
                 hypervisor: None,
+                notes: vec![],
             },
         })
     }

@@ -74,7 +74,8 @@ pub(crate) fn sight(directory: &Path, id: Uuid) -> Result<Option<MachineSighting
             reason: format!("{} does not parse: {why}", directory.join(MACHINE_FILE).display()),
         },
     };
-    Ok(Some(MachineSighting { machine: Machine { id, process: None }, control }))
+    let machine = Machine { id, process: None };
+    Ok(Some(MachineSighting { machine, control, age_ms: 0, disks: None }))
 }
 
 /// `false` if the machine is gone. The guest is off after `wait`; without, it does not listen.
@@ -120,7 +121,7 @@ pub(crate) fn survey(machines_dir: &Path) -> Result<Survey, BackendError> {
         machines.extend(sight(&entry.path(), id)?);
     }
     machines.sort_by_key(|sighting| sighting.machine.id);
-    Ok(Survey { machines })
+    Ok(Survey { machines, ended: vec![] })
 }
 
 /// A counter that cannot be read begins again.

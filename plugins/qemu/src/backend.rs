@@ -68,6 +68,7 @@ impl<A: Acceleration> Backend for Qemu<A> {
                 processes: true,
                 power_button: true,
                 image_formats: vec![ImageFormat::Qcow2, ImageFormat::Raw],
+                ..Capabilities::default()
             },
             sdk: String::new(),
         }
@@ -168,7 +169,7 @@ impl<A: Acceleration> Backend for Qemu<A> {
     }
 
     async fn survey(&self) -> Result<Survey, BackendError> {
-        Ok(Survey { machines: self.registry.survey().await? })
+        Ok(Survey { machines: self.registry.survey().await?, ended: vec![] })
     }
 }
 

@@ -20,7 +20,8 @@ fn spec() -> MachineSpec {
 }
 
 fn disk(path: &str, format: ImageFormat) -> DiskSpec {
-    DiskSpec { id: Uuid::from_u128(7), path: path.into(), format, serial: "s,1".to_owned() }
+    let (serial, bus) = ("s,1".to_owned(), vman_plugin::Bus::VirtioBlk);
+    DiskSpec { id: Uuid::from_u128(7), path: path.into(), format, serial, bus }
 }
 
 fn args(spec: &MachineSpec) -> Vec<String> {

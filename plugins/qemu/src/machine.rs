@@ -124,7 +124,7 @@ impl Watched {
             State::Connected(run_state) => Control::Connected { run_state },
             State::Unreachable(reason) => Control::Unreachable { reason },
         };
-        Some(MachineSighting { machine: self.machine(), control })
+        Some(MachineSighting { machine: self.machine(), control, age_ms: 0, disks: None })
     }
 
     /// Waits until the machine is connected or has ended, at most `deadline`; then tells the state

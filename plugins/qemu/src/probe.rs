@@ -39,7 +39,7 @@ pub(crate) async fn probe(accelerator: Accelerator, settings: &Settings) -> Prob
         (None, Err(why)) => (false, why),
         (None, Ok(why)) => (true, why.to_owned()),
     };
-    Probe { usable, reason, hypervisor }
+    Probe { usable, reason, hypervisor, notes: vec![] }
 }
 
 /// QEMU's version, if both programs run, are not too old, and have the accelerator built in.

@@ -156,5 +156,7 @@ fn twin(found: Found, watched: &Watched) -> MachineSighting {
     MachineSighting {
         machine: Machine { id: found.id, process: Some(found.identity) },
         control: Control::Unreachable { reason },
+        age_ms: 0,
+        disks: None,
     }
 }

@@ -17,8 +17,9 @@ use super::slots::{Answer, MAX_OPERATIONS};
 use super::worker::Order;
 use crate::wire::{MAX_MESSAGE_BYTES, MachineParams, NoParams, Request, STATUS_OK, op};
 use crate::{
-    BackendError, ErrorCode, ImageInfo, ImageRef, ImageSpec, Machine, MachineSighting, MachineSpec,
-    Manifest, Probe, Survey, deadline,
+    BackendError, DiskAttachment, DiskGrowth, DiskRemoval, ErrorCode, ImageGrowth, ImageInfo,
+    ImageRef, ImageSpec, Machine, MachineSighting, MachineSpec, Manifest, Probe, Survey, Unplug,
+    deadline,
 };
 
 /// How long a cancelled operation has to say that it ended.
@@ -143,6 +144,38 @@ impl Client {
 
     pub async fn survey(&self) -> Result<Survey, BackendError> {
         self.call(op::SURVEY, deadline::SURVEY, NoParams {}).await
+    }
+
+    pub async fn sight(&self, id: Uuid) -> Result<Option<MachineSighting>, BackendError> {
+        self.call(op::SIGHT, deadline::SIGHT, MachineParams { id }).await
+    }
+
+    pub async fn pause(&self, id: Uuid) -> Result<(), BackendError> {
+        self.call(op::PAUSE, deadline::CONTROL, MachineParams { id }).await
+    }
+
+    pub async fn resume(&self, id: Uuid) -> Result<(), BackendError> {
+        self.call(op::RESUME, deadline::CONTROL, MachineParams { id }).await
+    }
+
+    pub async fn reset(&self, id: Uuid) -> Result<(), BackendError> {
+        self.call(op::RESET, deadline::CONTROL, MachineParams { id }).await
+    }
+
+    pub async fn attach_disk(&self, attachment: DiskAttachment) -> Result<(), BackendError> {
+        self.call(op::ATTACH_DISK, deadline::ATTACH_DISK, attachment).await
+    }
+
+    pub async fn detach_disk(&self, removal: DiskRemoval) -> Result<Unplug, BackendError> {
+        self.call(op::DETACH_DISK, deadline::DETACH_DISK, removal).await
+    }
+
+    pub async fn resize_disk(&self, growth: DiskGrowth) -> Result<(), BackendError> {
+        self.call(op::RESIZE_DISK, deadline::RESIZE_DISK, growth).await
+    }
+
+    pub async fn resize_image(&self, growth: ImageGrowth) -> Result<(), BackendError> {
+        self.call(op::RESIZE_IMAGE, deadline::RESIZE_IMAGE, growth).await
     }
 
     pub(crate) async fn call<P: Serialize, R: DeserializeOwned>(

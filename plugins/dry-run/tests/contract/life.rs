@@ -172,6 +172,7 @@ async fn a_missing_disk_is_named_and_nothing_is_left(offer: Offer) {
         path: path.clone(),
         format,
         serial: "d0".to_owned(),
+        bus: vman_plugin::Bus::VirtioScsi,
     });
     let error = client.launch(spec.clone()).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::NotFound);

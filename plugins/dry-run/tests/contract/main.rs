@@ -87,6 +87,8 @@ fn in_state(id: Uuid, run_state: RunState) -> MachineSighting {
     MachineSighting {
         machine: vman_plugin::Machine { id, process: None },
         control: Control::Connected { run_state },
+        age_ms: 0,
+        disks: None,
     }
 }
 

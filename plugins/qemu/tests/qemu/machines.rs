@@ -180,6 +180,7 @@ async fn a_machine_has_its_disks_and_its_card_and_a_disk_in_use_is_a_conflict() 
         path,
         format,
         serial: "01234567890123456789".to_owned(),
+        bus: vman_plugin::Bus::VirtioBlk,
     };
     let disks = vec![disk(path, ImageFormat::Raw), disk(data.clone(), format)];
     let nic = Nic::User {
@@ -214,7 +215,8 @@ async fn a_machine_boots_its_kernel_also_beside_a_disk() {
     let (path, format) = (host.path("data.raw"), ImageFormat::Raw);
     let image = ImageSpec { path: path.clone(), format, virtual_size: 1 << 20 };
     backend.create_image(image).await.unwrap();
-    let disk = DiskSpec { id: Uuid::new_v4(), path, format, serial: "data".to_owned() };
+    let (serial, bus) = ("data".to_owned(), vman_plugin::Bus::VirtioBlk);
+    let disk = DiskSpec { id: Uuid::new_v4(), path, format, serial, bus };
     let kernel = host.path("tiny/tiny.elf");
     let boot = Boot::Kernel { kernel, initrd: None, cmdline: String::new() };
     let spec = host.spec(Uuid::new_v4());
