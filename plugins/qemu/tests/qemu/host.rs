@@ -133,7 +133,9 @@ impl Host {
         let is = |event: &Event| matches!(event, Event::MachineEnded { id: of, .. } if *of == id);
         match self.event("MachineEnded", is).await {
             Event::MachineEnded { reason, .. } => reason,
-            other @ (Event::MachineChanged { .. } | Event::Other) => panic!("{other:?}"),
+            other @ (Event::MachineChanged { .. } | Event::DiskDetached { .. } | Event::Other) => {
+                panic!("{other:?}")
+            }
         }
     }
 }
