@@ -192,6 +192,7 @@ const ASYNC_TRAIT: &[&str] = &[
     "vman-engine",
     "vman-plugin-qemu",
     "vman-plugin-dry-run",
+    "vman",
 ];
 
 const FUTURES_UTIL: &[&str] =
@@ -212,6 +213,10 @@ const IN_TESTS: &[&str] = &[
     "tracing-subscriber",
     "uuid",
 ];
+
+/// The feature of the crash tests' program, and what stands above whatever names its module.
+const POINTS: &str = "crash-points";
+const POINTS_ALONE: &str = "#[cfg(feature = \"crash-points\")]";
 
 /// Where `unsafe` may stand; a folder's files are named by its path and a slash.
 const UNSAFE: &[&str] = &[
@@ -244,6 +249,36 @@ fn unsafe_stands_only_in_the_files_that_may_have_it() {
     let broken =
         sources().into_iter().flat_map(|file| unsafe_broken(&file.path, &file.text, UNSAFE));
     assert_none(broken);
+}
+
+/// The crash tests' program is the one that ships with something added, which must stay apart.
+#[test]
+fn what_the_crash_tests_add_to_the_program_is_in_no_build_that_does_not_ask_for_it() {
+    let mut command = MetadataCommand::new();
+    let metadata = command.manifest_path(root().join("Cargo.toml")).no_deps().exec();
+    let packages = metadata.expect("cargo reads our own manifests").packages;
+    let has_points = |package: &&cargo_metadata::Package| package.features.contains_key(POINTS);
+    let with_points: Vec<&str> =
+        packages.iter().filter(has_points).map(|package| package.name.as_str()).collect();
+    assert_eq!(with_points, ["vman"]);
+    let vman = packages.iter().find(has_points).expect("it was just found");
+    assert!(!vman.features.contains_key("default"), "{:?}", vman.features);
+    for package in &packages {
+        let mut asked = package.dependencies.iter().flat_map(|used| &used.features);
+        assert!(asked.all(|feature| feature != POINTS), "{} asks for it", package.name);
+    }
+    let needs_points = |target: &&cargo_metadata::Target| !target.required_features.is_empty();
+    let bins = vman.targets.iter().filter(|target| target.is_bin());
+    let bins: Vec<(&str, bool)> =
+        bins.map(|target| (target.name.as_str(), needs_points(&target))).collect();
+    assert_eq!(bins, [("vman", false), ("vman-crash-points", true)]);
+    for file in sources().iter().filter(|file| file.path.starts_with("crates/vman/src/")) {
+        let lines: Vec<&str> = file.text.lines().map(str::trim).collect();
+        for (above, line) in lines.iter().zip(&lines[1..]) {
+            let names_it = line.starts_with("mod points") || line.contains("crate::points");
+            assert!(!names_it || *above == POINTS_ALONE, "{}: {line}", file.path);
+        }
+    }
 }
 
 #[test]

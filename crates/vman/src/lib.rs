@@ -17,6 +17,8 @@ mod client;
 mod config;
 mod failure;
 mod log;
+#[cfg(feature = "crash-points")]
+mod points;
 mod serve;
 
 /// Does what the command line says.

@@ -127,6 +127,8 @@ async fn wire(config: &Config, storage: Storage) -> Result<Parts, ServeError> {
         clock: Arc::clone(&clock),
         wake_observer,
     };
+    #[cfg(feature = "crash-points")]
+    let ports = crate::points::before(ports);
     let repair = RepairConfig {
         enabled: config.repair.enabled,
         budget: config.repair.budget,
