@@ -384,6 +384,15 @@ mod host_side {
     }
 
     #[cfg(test)]
+    impl VmanBuf {
+        /// What a hand-made plugin was given, for as long as the call that gave it.
+        pub(crate) fn copied(self) -> Vec<u8> {
+            // SAFETY: a buffer is readable until the call it came with returns.
+            unsafe { self.bytes() }.unwrap_or_default().to_vec()
+        }
+    }
+
+    #[cfg(test)]
     impl HostLink {
         /// As a plugin gets it.
         pub(crate) fn of(instance: u64) -> Self {

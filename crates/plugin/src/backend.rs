@@ -18,9 +18,11 @@ use crate::message::{
 ///
 /// Every verb is **idempotent**: the host repeats one whose answer it lost (it was killed, or the
 /// plugin was). Verbs of different machines may run at the same time; verbs of one machine never
-/// do, but for [`survey`](Self::survey), which must never wait for a machine: it answers from what
-/// is known. The host gives each verb a [deadline](crate::deadline) and drops its future when it
-/// has passed; what is half done then is found by `survey` or by the verb's repetition.
+/// do, but for [`survey`](Self::survey) and [`sight`](Self::sight), which must never wait for a
+/// machine: they answer from what is known. The host gives each verb a [deadline](crate::deadline)
+/// and drops its future when it has passed, or when nobody waits for it any longer; the next verb
+/// of the same machine or image begins only after that. What is half done then is found by
+/// `survey` or by the verb's repetition.
 ///
 /// Machines outlive the instance and the host: nothing here may end one but `quit` and `kill`.
 #[async_trait]
@@ -60,8 +62,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// over the whole host where that can be had. `None` if it is gone. Must not wait for the
     /// machine.
     async fn sight(&self, id: Uuid) -> Result<Option<MachineSighting>, BackendError> {
-        let survey = self.survey().await?;
-        Ok(survey.machines.into_iter().find(|sighting| sighting.machine.id == id))
+        Ok(sighting_in(self.survey().await?, id))
     }
 
     /// Halts the guest's processors; a halted guest is a success. Called only with
@@ -76,17 +77,18 @@ pub trait Backend: Send + Sync + Sized + 'static {
         Err(lacking("resume", id))
     }
 
-    /// Resets the machine as its reset button does: the guest is not asked, the process stays.
-    /// Called only with [`Capabilities::reset`](crate::Capabilities::reset). `NotFound` if the
-    /// machine is gone.
+    /// Resets the machine as its reset button does: the guest is not asked, the process stays, and
+    /// disks that the guest was asked for are given back. Repeated, it resets again. Called only
+    /// with [`Capabilities::reset`](crate::Capabilities::reset). `NotFound` if the machine is gone.
     async fn reset(&self, id: Uuid) -> Result<(), BackendError> {
         Err(lacking("reset", id))
     }
 
     /// Gives a running machine a disk; one it has already is a success. Called only for a bus in
     /// [`Capabilities::hot_plug`](crate::Capabilities::hot_plug). On failure the machine has
-    /// nothing of it and the image is closed. `NotFound` if the machine is gone, `Conflict` if
-    /// another process has the image open or no slot is free.
+    /// nothing of it and the image is closed. `NotFound` if the machine is gone or the image is
+    /// not there; `Conflict` if the image is of another format, another machine or process has it
+    /// open, no slot is free, or the guest was asked for this very disk and has not let go.
     async fn attach_disk(&self, attachment: DiskAttachment) -> Result<(), BackendError> {
         Err(lacking("attach-disk", attachment.id))
     }
@@ -94,20 +96,23 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Takes a disk from a running machine, and closes its image only after the guest has let go.
     /// A disk the machine does not have, or a machine that is gone, is [`Unplug::Done`]. Waits a
     /// little for the guest, and then answers [`Unplug::Waiting`]; asking again asks the guest
-    /// again. [`ErrorCode::Refused`] if the guest says that it will not.
+    /// again. [`ErrorCode::Refused`] if the guest says that it will not. Called only with
+    /// [`Capabilities::hot_plug`](crate::Capabilities::hot_plug).
     async fn detach_disk(&self, removal: DiskRemoval) -> Result<Unplug, BackendError> {
         Err(lacking("detach-disk", removal.id))
     }
 
     /// Makes a disk of a running machine larger, image and device; of this size already is a
-    /// success. `NotFound` if the machine, or the disk in it, is gone.
+    /// success, a smaller size `Invalid`. `NotFound` if the machine, or the disk in it, is gone.
+    /// Called only with [`Capabilities::hot_plug`](crate::Capabilities::hot_plug).
     async fn resize_disk(&self, growth: DiskGrowth) -> Result<(), BackendError> {
         Err(lacking("resize-disk", growth.id))
     }
 
-    /// Makes an image larger that no machine has open; of this size already is a success. Called
-    /// only with [`Capabilities::resize`](crate::Capabilities::resize). `NotFound` if the file is
-    /// not there, `Conflict` if a process has it open.
+    /// Makes an image larger that no machine has open; of this size already is a success, a
+    /// smaller size `Invalid`. Called only with
+    /// [`Capabilities::resize`](crate::Capabilities::resize). `NotFound` if the file is not there,
+    /// `Conflict` if it is of another format or a machine or process has it open.
     async fn resize_image(&self, growth: ImageGrowth) -> Result<(), BackendError> {
         Err(BackendError::new(
             ErrorCode::Unsupported,
@@ -135,6 +140,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
 fn lacking(verb: &str, id: Uuid) -> BackendError {
     let why = format!("machine {id}: this backend has no `{verb}`; its capabilities say so");
     BackendError::new(ErrorCode::Unsupported, why)
+}
+
+/// What a survey says of one machine.
+pub(crate) fn sighting_in(survey: Survey, id: Uuid) -> Option<MachineSighting> {
+    survey.machines.into_iter().find(|sighting| sighting.machine.id == id)
 }
 
 type LogFunction = dyn Fn(LogLevel, &str) + Send + Sync;

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::abi::HostLink;
 use crate::wire::{LogLine, MachineParams, Request, STATUS_FAILED, STATUS_OK, op};
@@ -69,13 +69,17 @@ impl<B: Backend> Instance<B> {
             Ok(request) => request,
             Err(error) => return reply.send(Err(malformed(&self.name, "the request", &error))),
         };
-        let (ticket, cancelled) = self.running.begin(op);
+        let (ticket, cancelled, ending) = self.running.begin(op, subject(&request));
         let backend = Arc::clone(&self.backend);
         let name = Arc::clone(&self.name);
         let poisoned = Arc::clone(&self.poisoned);
         self.runtime.get().spawn(async move {
             let _ticket = ticket;
-            let verb = AssertUnwindSafe(dispatch(&*backend, &name, &request)).catch_unwind();
+            let verb = async {
+                ended(ending).await;
+                dispatch(&*backend, &name, &request).await
+            };
+            let verb = AssertUnwindSafe(verb).catch_unwind();
             let answer = tokio::select! {
                 biased;
                 answer = verb => answer.unwrap_or_else(|payload| {
@@ -181,6 +185,15 @@ fn answer<T: Serialize>(result: Result<T, BackendError>) -> Answer {
     })
 }
 
+/// What an operation works on: a machine, or an image. None for one that must wait for neither.
+fn subject(request: &Request<String, Value>) -> Option<String> {
+    if request.op == op::SIGHT {
+        return None;
+    }
+    let named = request.params.get("id").or_else(|| request.params.get("path"));
+    named.and_then(Value::as_str).map(str::to_owned)
+}
+
 fn context(link: HostLink) -> BackendContext {
     BackendContext::new(move |event| {
         // An event is plain data and a hint: nothing is lost that a survey would not find.
@@ -233,27 +246,58 @@ impl Drop for Reply {
     }
 }
 
-/// The operations under way, each with the means to cancel it. The host bounds their number.
+/// The operations under way. The host bounds their number.
 #[derive(Debug, Clone, Default)]
-struct Running(Arc<Mutex<HashMap<u64, oneshot::Sender<()>>>>);
+struct Running(Arc<Mutex<HashMap<u64, Operation>>>);
+
+/// One that has begun and not ended.
+#[derive(Debug)]
+struct Operation {
+    subject: Option<String>,
+    /// Taken when it is told to end.
+    cancel: Option<oneshot::Sender<()>>,
+    end: End,
+}
+
+/// Nothing is ever sent: the channel closes when the operation's future has been dropped.
+type End = watch::Receiver<()>;
 
 impl Running {
-    fn begin(&self, op: u64) -> (Ticket, oneshot::Receiver<()>) {
+    /// Also the ends of those of the same subject that were told to end: a future is dropped at
+    /// its next halt, which may be later than the next verb comes.
+    fn begin(&self, op: u64, subject: Option<String>) -> (Ticket, oneshot::Receiver<()>, Vec<End>) {
         let (cancel, cancelled) = oneshot::channel();
-        self.with(|running| running.insert(op, cancel));
-        let ticket = Ticket { running: self.clone(), op };
-        (ticket, cancelled)
+        let (ends, end) = watch::channel(());
+        let ending = self.with(|running| {
+            let of_same = |other: &&Operation| other.cancel.is_none() && other.subject == subject;
+            let ending = match &subject {
+                Some(_) => running.values().filter(of_same).map(|one| one.end.clone()).collect(),
+                None => Vec::new(),
+            };
+            running.insert(op, Operation { subject, cancel: Some(cancel), end });
+            ending
+        });
+        let ticket = Ticket { running: self.clone(), op, _ends: ends };
+        (ticket, cancelled, ending)
     }
 
     fn cancel(&self, op: u64) {
-        if let Some(cancel) = self.with(|running| running.remove(&op)) {
+        let cancel = self.with(|running| running.get_mut(&op)?.cancel.take());
+        if let Some(cancel) = cancel {
             // It ended meanwhile: nothing is left to cancel.
             let _ = cancel.send(());
         }
     }
 
-    fn with<T>(&self, f: impl FnOnce(&mut HashMap<u64, oneshot::Sender<()>>) -> T) -> T {
+    fn with<T>(&self, f: impl FnOnce(&mut HashMap<u64, Operation>) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+async fn ended(ending: Vec<End>) {
+    for mut end in ending {
+        // An error is the end: the sender is gone.
+        while end.changed().await.is_ok() {}
     }
 }
 
@@ -261,6 +305,7 @@ impl Running {
 struct Ticket {
     running: Running,
     op: u64,
+    _ends: watch::Sender<()>,
 }
 
 impl Drop for Ticket {

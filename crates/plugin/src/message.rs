@@ -5,7 +5,8 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 /// What a plugin says of itself before an instance exists.
@@ -32,6 +33,7 @@ pub struct Capabilities {
     /// The guest can be asked to power off.
     pub power_button: bool,
     /// Image formats that `create_image` makes.
+    #[serde(deserialize_with = "known")]
     pub image_formats: Vec<ImageFormat>,
     /// The guest can be halted and let go on: `pause` and `resume`.
     pub pause: bool,
@@ -39,9 +41,16 @@ pub struct Capabilities {
     pub reset: bool,
     /// The buses on which a running machine gains and loses disks: `attach_disk`, `detach_disk`,
     /// and `resize_disk`.
+    #[serde(deserialize_with = "known")]
     pub hot_plug: Vec<Bus>,
     /// `resize_image` grows images that no machine has open.
     pub resize: bool,
+}
+
+/// What this side knows of a list that the other side may know more of.
+fn known<'de, D: Deserializer<'de>, T: DeserializeOwned>(list: D) -> Result<Vec<T>, D::Error> {
+    let all = Vec::<serde_json::Value>::deserialize(list)?;
+    Ok(all.into_iter().filter_map(|one| serde_json::from_value(one).ok()).collect())
 }
 
 /// Given once, when an instance is created.

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::link::{Shared, error_from};
 use super::slots::{Answer, MAX_OPERATIONS};
 use super::worker::Order;
+use crate::backend::sighting_in;
 use crate::wire::{MAX_MESSAGE_BYTES, MachineParams, NoParams, Request, STATUS_OK, op};
 use crate::{
     BackendError, DiskAttachment, DiskGrowth, DiskRemoval, ErrorCode, ImageGrowth, ImageInfo,
@@ -146,8 +147,14 @@ impl Client {
         self.call(op::SURVEY, deadline::SURVEY, NoParams {}).await
     }
 
+    /// A plugin older than this verb is surveyed instead, within a deadline of its own.
     pub async fn sight(&self, id: Uuid) -> Result<Option<MachineSighting>, BackendError> {
-        self.call(op::SIGHT, deadline::SIGHT, MachineParams { id }).await
+        match self.call(op::SIGHT, deadline::SIGHT, MachineParams { id }).await {
+            Err(error) if error.code == ErrorCode::Unsupported => {
+                Ok(sighting_in(self.survey().await?, id))
+            }
+            seen => seen,
+        }
     }
 
     pub async fn pause(&self, id: Uuid) -> Result<(), BackendError> {

@@ -1,12 +1,14 @@
 //! Tables made by hand: refused ones, and some that answer as no plugin may.
 
 use std::ffi::c_void;
+use std::future::{Future, poll_fn};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -68,12 +70,12 @@ fn entry(table: PluginTable) -> Entry {
     table.into()
 }
 
-fn start(submit: Submit) -> (Client, mpsc::Receiver<Event>) {
+pub(super) fn start(submit: Submit) -> (Client, mpsc::Receiver<Event>) {
     let offer = Offer::new(entry(table(submit)), Source::Linked).unwrap();
     offer.start(config(json!({}))).unwrap()
 }
 
-fn answer(instance: *mut c_void, op: u64, status: i32, json: &str) {
+pub(super) fn answer(instance: *mut c_void, op: u64, status: i32, json: &str) {
     HostLink::of(instance.addr() as u64).complete(op, status, json.as_bytes());
 }
 
@@ -129,6 +131,23 @@ extern "C" fn answers_all_but_the_first(instance: *mut c_void, op: u64, _: VmanB
 
 extern "C" fn counts(_instance: *mut c_void, _op: u64) {
     CANCELLED.fetch_add(1, Ordering::SeqCst);
+}
+
+/// What one instance was told, in its order: the verb's name, or `cancel`, and the operation.
+static TOLD: Mutex<Vec<(String, u64)>> = Mutex::new(Vec::new());
+
+extern "C" fn notes_and_answers_kill(instance: *mut c_void, op: u64, request: VmanBuf) -> i32 {
+    let request: Value = serde_json::from_slice(&request.copied()).unwrap();
+    let verb = request["op"].as_str().unwrap();
+    TOLD.lock().unwrap().push((verb.to_owned(), op));
+    if verb == "kill" {
+        answer(instance, op, STATUS_OK, "null");
+    }
+    0
+}
+
+extern "C" fn notes_cancel(_instance: *mut c_void, op: u64) {
+    TOLD.lock().unwrap().push(("cancel".to_owned(), op));
 }
 
 #[test]
@@ -256,6 +275,27 @@ async fn an_operation_whose_caller_leaves_while_it_is_cancelled_is_cancelled_onc
     // Orders are taken one after the other: this one comes after every cancellation.
     client.quit(Uuid::nil()).await.unwrap();
     assert_eq!(CANCELLED.load(Ordering::SeqCst), 1);
+}
+
+/// However soon the next verb comes, and also while the first still waits to be submitted.
+#[tokio::test]
+async fn a_call_that_was_dropped_is_cancelled_before_the_next_verb_is_submitted() {
+    let noting = PluginTable { cancel: Some(notes_cancel), ..table(notes_and_answers_kill) };
+    let offer = Offer::new(entry(noting), Source::Linked).unwrap();
+    let (client, _events) = offer.start(config(json!({}))).unwrap();
+    for _ in 0..100 {
+        let mut quit = Box::pin(client.quit(Uuid::nil()));
+        assert!(poll_fn(|cx| Poll::Ready(quit.as_mut().poll(cx))).await.is_pending());
+        drop(quit);
+        client.kill(Uuid::nil()).await.unwrap();
+    }
+    let told = TOLD.lock().unwrap();
+    assert_eq!(told.len(), 300);
+    for three in told.chunks(3) {
+        let [(quit, given_up), (cancel, cancelled), (kill, _)] = three else { panic!() };
+        assert_eq!([quit, cancel, kill], ["quit", "cancel", "kill"]);
+        assert_eq!(given_up, cancelled);
+    }
 }
 
 #[tokio::test]

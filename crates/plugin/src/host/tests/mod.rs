@@ -1,4 +1,5 @@
-//! The host against plugins that break the contract. Faithful backends are tested where they live.
+//! The host against plugins that break the contract or are of another age, and every message of it.
+//! What the verbs of real backends do is tested where those live.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use crate::BackendConfig;
 mod files;
 mod handmade;
 mod odd;
+mod older;
+mod whole;
 
 /// Longer than anything here takes, on any machine.
 const SOON: Duration = Duration::from_secs(20);
