@@ -1,19 +1,31 @@
-//! What can be wrong between the records and the host: one enum of wrongs, each with its evidence,
-//! and one function per kind that finds it. Pure; nothing is judged or repaired here.
+//! What can be wrong between the records and the host: one enum of wrongs, each with its evidence.
+//! How each is found is in `detect`. Pure; nothing is judged or repaired here.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod detect;
 
-use crate::disk::{Disk, DiskState};
+use std::collections::BTreeMap;
+
+use crate::disk::Disk;
 use crate::evidence::{Fact, Value};
 use crate::ident::{DiskId, Generation, Timestamp, VmId};
 use crate::operation::Subject;
-use crate::sighting::{FileKind, Guest, MachineSeen, Sighting, Sightings};
-use crate::vm::{Machine, Vm, VmState};
+use crate::sighting::{MachineEnded, MachineSeen};
+use crate::vm::{Machine, Vm};
 use crate::words::words;
+
+pub use detect::{DiskReleased, GuestEnded, Look, detect, disks_released, guests_ended, look};
 
 /// Milliseconds that something without a record must have been there to be called an orphan: its
 /// record may be on the way.
 pub const ORPHAN_GRACE_MS: u64 = 30_000;
+
+/// Milliseconds that a machine's control channel may be silent before that is told: longer than a
+/// hypervisor that is merely busy.
+pub const CONTROL_SILENT_MS: u64 = 10_000;
+
+/// Milliseconds a guest has to let go of a disk before that is told; more than the operation waits
+/// that asked for it.
+pub const UNPLUG_MS: u64 = 10_000;
 
 /// The records as they were just before the host was looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,9 +39,12 @@ words!(
     Kind {
         VmProcessMissing = "vm.process-missing",
         VmProcessUnexpected = "vm.process-unexpected",
+        VmControlLost = "vm.control-lost",
+        VmGuestPanicked = "vm.guest-panicked",
         ProcessOrphan = "process.orphan",
         DiskFileMissing = "disk.file-missing",
         DiskAttachmentMismatch = "disk.attachment-mismatch",
+        DiskUnplugUnanswered = "disk.unplug-unanswered",
         FileOrphan = "file.orphan",
         DeviceOrphan = "device.orphan",
     }
@@ -55,9 +70,19 @@ pub struct Incoherence {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wrong {
     /// Recorded running or paused, and no machine of it lives.
-    VmProcessMissing { vm: VmId, generation: Generation, machine: Option<Machine> },
+    VmProcessMissing {
+        vm: VmId,
+        generation: Generation,
+        machine: Option<Machine>,
+        /// How it ended, if that was seen.
+        ended: Option<MachineEnded>,
+    },
     /// Recorded stopped or failed, and a machine of it lives.
     VmProcessUnexpected { vm: VmId, generation: Generation, recorded: String, seen: MachineSeen },
+    /// Recorded running or paused, its machine lives, and nothing is heard of it.
+    VmControlLost { vm: VmId, generation: Generation, seen: MachineSeen, reason: String },
+    /// Recorded running, and its guest has panicked.
+    VmGuestPanicked { vm: VmId, generation: Generation, seen: MachineSeen },
     /// A machine in our folder that no VM owns.
     ProcessOrphan { machine: VmId, seen: MachineSeen },
     /// A record of an image, and no such file.
@@ -69,6 +94,8 @@ pub enum Wrong {
         recorded: String,
         holder: Option<VmId>,
     },
+    /// The guest was asked for a disk long ago, and its machine still has it.
+    DiskUnplugUnanswered { disk: DiskId, generation: Generation, holder: VmId, since: Timestamp },
     /// A file where only ours are, and no record of it.
     FileOrphan { path: String, size: u64, changed_at: Timestamp },
     /// A network device marked for a VM that is not recorded.
@@ -80,9 +107,12 @@ impl Wrong {
         match self {
             Self::VmProcessMissing { .. } => Kind::VmProcessMissing,
             Self::VmProcessUnexpected { .. } => Kind::VmProcessUnexpected,
+            Self::VmControlLost { .. } => Kind::VmControlLost,
+            Self::VmGuestPanicked { .. } => Kind::VmGuestPanicked,
             Self::ProcessOrphan { .. } => Kind::ProcessOrphan,
             Self::DiskFileMissing { .. } => Kind::DiskFileMissing,
             Self::DiskAttachmentMismatch { .. } => Kind::DiskAttachmentMismatch,
+            Self::DiskUnplugUnanswered { .. } => Kind::DiskUnplugUnanswered,
             Self::FileOrphan { .. } => Kind::FileOrphan,
             Self::DeviceOrphan { .. } => Kind::DeviceOrphan,
         }
@@ -90,8 +120,12 @@ impl Wrong {
 
     pub fn severity(&self) -> Severity {
         match self {
-            Self::VmProcessMissing { .. } | Self::DiskFileMissing { .. } => Severity::Error,
+            Self::VmProcessMissing { .. }
+            | Self::VmGuestPanicked { .. }
+            | Self::DiskFileMissing { .. } => Severity::Error,
             Self::VmProcessUnexpected { .. }
+            | Self::VmControlLost { .. }
+            | Self::DiskUnplugUnanswered { .. }
             | Self::ProcessOrphan { .. }
             | Self::DiskAttachmentMismatch { .. } => Severity::Warning,
             Self::FileOrphan { .. } | Self::DeviceOrphan { .. } => Severity::Info,
@@ -100,13 +134,14 @@ impl Wrong {
 
     pub fn subject(&self) -> Subject {
         match self {
-            Self::VmProcessMissing { vm, .. } | Self::VmProcessUnexpected { vm, .. } => {
-                Subject::Vm(*vm)
-            }
+            Self::VmProcessMissing { vm, .. }
+            | Self::VmProcessUnexpected { vm, .. }
+            | Self::VmControlLost { vm, .. }
+            | Self::VmGuestPanicked { vm, .. } => Subject::Vm(*vm),
             Self::ProcessOrphan { machine, .. } => Subject::Machine(*machine),
-            Self::DiskFileMissing { disk, .. } | Self::DiskAttachmentMismatch { disk, .. } => {
-                Subject::Disk(*disk)
-            }
+            Self::DiskFileMissing { disk, .. }
+            | Self::DiskAttachmentMismatch { disk, .. }
+            | Self::DiskUnplugUnanswered { disk, .. } => Subject::Disk(*disk),
             Self::FileOrphan { path, .. } => Subject::File(path.clone()),
             Self::DeviceOrphan { owner, .. } => Subject::Machine(*owner),
         }
@@ -117,6 +152,9 @@ impl Wrong {
         match self {
             Self::VmProcessMissing { generation, .. }
             | Self::VmProcessUnexpected { generation, .. }
+            | Self::VmControlLost { generation, .. }
+            | Self::VmGuestPanicked { generation, .. }
+            | Self::DiskUnplugUnanswered { generation, .. }
             | Self::DiskFileMissing { generation, .. }
             | Self::DiskAttachmentMismatch { generation, .. } => Some(*generation),
             Self::ProcessOrphan { .. } | Self::FileOrphan { .. } | Self::DeviceOrphan { .. } => {
@@ -131,9 +169,12 @@ impl Wrong {
             Self::DeviceOrphan { name, .. } => format!("{}:{name}", self.kind().word()),
             Self::VmProcessMissing { .. }
             | Self::VmProcessUnexpected { .. }
+            | Self::VmControlLost { .. }
+            | Self::VmGuestPanicked { .. }
             | Self::ProcessOrphan { .. }
             | Self::DiskFileMissing { .. }
             | Self::DiskAttachmentMismatch { .. }
+            | Self::DiskUnplugUnanswered { .. }
             | Self::FileOrphan { .. } => format!("{}:{}", self.kind().word(), self.subject().id()),
         }
     }
@@ -141,12 +182,20 @@ impl Wrong {
     /// One sentence for people.
     pub fn message(&self) -> String {
         match self {
-            Self::VmProcessMissing { vm, .. } => {
+            Self::VmProcessMissing { vm, ended: None, .. } => {
                 format!("VM {vm} is recorded running, and its machine is gone")
+            }
+            Self::VmProcessMissing { vm, ended: Some(ended), .. } => {
+                let detail = &ended.detail;
+                format!("VM {vm} is recorded running, and its machine is gone: {detail}")
             }
             Self::VmProcessUnexpected { vm, recorded, .. } => {
                 format!("VM {vm} is recorded {recorded}, and its machine lives")
             }
+            Self::VmControlLost { vm, reason, .. } => {
+                format!("the machine of VM {vm} lives and does not answer: {reason}")
+            }
+            Self::VmGuestPanicked { vm, .. } => format!("the guest of VM {vm} has panicked"),
             Self::ProcessOrphan { machine, .. } => {
                 format!("machine {machine} lives, and no VM of that id is recorded")
             }
@@ -158,6 +207,9 @@ impl Wrong {
             }
             Self::DiskAttachmentMismatch { disk, recorded, holder: None, .. } => {
                 format!("disk {disk} is recorded {recorded}, and no VM holds it")
+            }
+            Self::DiskUnplugUnanswered { disk, holder, .. } => {
+                format!("the guest of VM {holder} was asked for disk {disk} and has not let go")
             }
             Self::FileOrphan { path, .. } => {
                 format!("{path} lies in the storage folder, and no record owns it")
@@ -171,7 +223,22 @@ impl Wrong {
     /// The evidence, as a policy sees it.
     pub fn facts(&self) -> Vec<Fact> {
         match self {
-            Self::VmProcessMissing { machine, .. } => machine_facts("recorded", machine.as_ref()),
+            Self::VmProcessMissing { machine, ended, .. } => {
+                let mut facts = machine_facts("recorded", machine.as_ref());
+                facts.extend(ended.iter().flat_map(end_facts));
+                facts
+            }
+            Self::VmControlLost { seen, reason, .. } => {
+                let mut facts = seen_facts(seen);
+                facts.push(Fact::integer("seen.age-ms", seen.age_ms));
+                facts.push(Fact::text("seen.reason", reason));
+                facts
+            }
+            Self::VmGuestPanicked { seen, .. } => seen_facts(seen),
+            Self::DiskUnplugUnanswered { holder, since, .. } => vec![
+                Fact::text("disk.vm", holder.to_string()),
+                Fact::integer("disk.asked-at-ms", since.0),
+            ],
             Self::VmProcessUnexpected { recorded, seen, .. } => {
                 let mut facts = vec![Fact::text("record.state", recorded)];
                 facts.extend(seen_facts(seen));
@@ -213,6 +280,10 @@ fn machine_facts(prefix: &str, machine: Option<&Machine>) -> Vec<Fact> {
     facts
 }
 
+fn end_facts(ended: &MachineEnded) -> [Fact; 2] {
+    [Fact::text("exit.cause", ended.cause.word()), Fact::text("exit.detail", &ended.detail)]
+}
+
 fn seen_facts(seen: &MachineSeen) -> Vec<Fact> {
     let mut facts = machine_facts("seen", Some(&seen.machine));
     facts.push(Fact {
@@ -220,192 +291,6 @@ fn seen_facts(seen: &MachineSeen) -> Vec<Fact> {
         value: Value::Text(seen.guest.word().to_owned()),
     });
     facts
-}
-
-/// Every incoherence between `recorded` and `sightings`, a kind at a time. What is unknown is never
-/// incoherent; what is in a transition is the engine's business until it ends.
-pub fn detect(recorded: &Recorded, sightings: &Sightings, now: Timestamp) -> Vec<Incoherence> {
-    let kinds = [
-        vm_process_missing,
-        vm_process_unexpected,
-        process_orphan,
-        disk_file_missing,
-        disk_attachment_mismatch,
-        file_orphan,
-        device_orphan,
-    ];
-    kinds
-        .iter()
-        .flat_map(|find| find(recorded, sightings, now))
-        .map(|wrong| Incoherence { wrong, seen_at: now })
-        .collect()
-}
-
-/// What one look came to: all the engine learns from the observer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Look {
-    pub at: Timestamp,
-    pub incoherences: Vec<Incoherence>,
-    pub guests_ended: Vec<GuestEnded>,
-    /// Kinds that could not be decided, so that their absence proves nothing.
-    pub undecided: Vec<Kind>,
-}
-
-/// One whole look: everything found, and what could not be decided.
-pub fn look(recorded: &Recorded, sightings: &Sightings, now: Timestamp) -> Look {
-    Look {
-        at: now,
-        incoherences: detect(recorded, sightings, now),
-        guests_ended: guests_ended(recorded, sightings),
-        undecided: undecided(sightings),
-    }
-}
-
-/// The kinds that need something which could not be looked at.
-fn undecided(sightings: &Sightings) -> Vec<Kind> {
-    let unknown = |kind: &Kind| match kind {
-        Kind::VmProcessMissing | Kind::VmProcessUnexpected | Kind::ProcessOrphan => {
-            sightings.machines.known().is_none()
-        }
-        Kind::DiskFileMissing | Kind::FileOrphan => sightings.files.known().is_none(),
-        Kind::DiskAttachmentMismatch => false,
-        Kind::DeviceOrphan => sightings.devices.known().is_none(),
-    };
-    Kind::ALL.iter().copied().filter(unknown).collect()
-}
-
-fn vm_process_missing(recorded: &Recorded, sightings: &Sightings, _: Timestamp) -> Vec<Wrong> {
-    recorded
-        .vms
-        .values()
-        .filter(|vm| matches!(vm.state, VmState::Running | VmState::Paused))
-        .filter(|vm| sightings.recorded_machine(vm) == Sighting::Absent)
-        .map(|vm| Wrong::VmProcessMissing {
-            vm: vm.id,
-            generation: vm.generation,
-            machine: vm.machine.clone(),
-        })
-        .collect()
-}
-
-fn vm_process_unexpected(recorded: &Recorded, sightings: &Sightings, _: Timestamp) -> Vec<Wrong> {
-    recorded
-        .vms
-        .values()
-        .filter(|vm| matches!(vm.state, VmState::Stopped | VmState::Failed(_)))
-        .filter_map(|vm| match sightings.machine(vm.id) {
-            Sighting::Present(seen) => Some(Wrong::VmProcessUnexpected {
-                vm: vm.id,
-                generation: vm.generation,
-                recorded: vm.state.word().to_owned(),
-                seen: seen.clone(),
-            }),
-            Sighting::Absent | Sighting::Unknown(_) => None,
-        })
-        .collect()
-}
-
-fn process_orphan(recorded: &Recorded, sightings: &Sightings, now: Timestamp) -> Vec<Wrong> {
-    let machines = sightings.machines.known().into_iter().flatten();
-    machines
-        .filter(|(id, _)| !recorded.vms.contains_key(id))
-        .filter(|(_, seen)| {
-            seen.started_at.is_none_or(|started| now.since(started) >= ORPHAN_GRACE_MS)
-        })
-        .map(|(id, seen)| Wrong::ProcessOrphan { machine: *id, seen: seen.clone() })
-        .collect()
-}
-
-fn image_path(disk: &Disk) -> String {
-    format!("disks/{}", disk.file_name())
-}
-
-fn disk_file_missing(recorded: &Recorded, sightings: &Sightings, _: Timestamp) -> Vec<Wrong> {
-    recorded
-        .disks
-        .values()
-        .filter(|disk| matches!(disk.state, DiskState::Available | DiskState::Attached))
-        .filter(|disk| sightings.file(&image_path(disk)) == Sighting::Absent)
-        .map(|disk| Wrong::DiskFileMissing {
-            disk: disk.id,
-            generation: disk.generation,
-            path: image_path(disk),
-            holder: disk.vm,
-        })
-        .collect()
-}
-
-fn disk_attachment_mismatch(recorded: &Recorded, _: &Sightings, _: Timestamp) -> Vec<Wrong> {
-    recorded
-        .disks
-        .values()
-        .filter(|disk| match disk.state {
-            DiskState::Attached => disk.vm.is_none(),
-            DiskState::Available => disk.vm.is_some(),
-            DiskState::Creating
-            | DiskState::Attaching
-            | DiskState::Detaching
-            | DiskState::Missing
-            | DiskState::Failed(_)
-            | DiskState::Deleting => false,
-        })
-        .map(|disk| Wrong::DiskAttachmentMismatch {
-            disk: disk.id,
-            generation: disk.generation,
-            recorded: disk.state.word().to_owned(),
-            holder: disk.vm,
-        })
-        .collect()
-}
-
-fn file_orphan(recorded: &Recorded, sightings: &Sightings, now: Timestamp) -> Vec<Wrong> {
-    let images: BTreeSet<String> = recorded.disks.values().map(image_path).collect();
-    let owned = |path: &String, kind: FileKind| match kind {
-        FileKind::Image => images.contains(path),
-        FileKind::MachineDirectory => path
-            .strip_prefix("machines/")
-            .and_then(|name| name.parse().ok())
-            .is_some_and(|id| recorded.vms.contains_key(&VmId(id))),
-    };
-    let files = sightings.files.known().into_iter().flatten();
-    files
-        .filter(|(path, seen)| !owned(path, seen.kind))
-        .filter(|(_, seen)| now.since(seen.changed_at) >= ORPHAN_GRACE_MS)
-        .map(|(path, seen)| Wrong::FileOrphan {
-            path: path.clone(),
-            size: seen.size,
-            changed_at: seen.changed_at,
-        })
-        .collect()
-}
-
-fn device_orphan(recorded: &Recorded, sightings: &Sightings, _: Timestamp) -> Vec<Wrong> {
-    let devices = sightings.devices.known().into_iter().flatten();
-    devices
-        .filter(|(_, seen)| !recorded.vms.contains_key(&seen.owner))
-        .map(|(name, seen)| Wrong::DeviceOrphan { name: name.clone(), owner: seen.owner })
-        .collect()
-}
-
-/// A guest that powered itself off. Not an incoherence: the backend says so, and it is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GuestEnded {
-    pub vm: VmId,
-    pub generation: Generation,
-}
-
-/// The running VMs whose guests have powered themselves off.
-pub fn guests_ended(recorded: &Recorded, sightings: &Sightings) -> Vec<GuestEnded> {
-    recorded
-        .vms
-        .values()
-        .filter(|vm| matches!(vm.state, VmState::Running | VmState::Paused))
-        .filter(|vm| match sightings.machine(vm.id) {
-            Sighting::Present(seen) => seen.guest == Guest::ShutDown,
-            Sighting::Absent | Sighting::Unknown(_) => false,
-        })
-        .map(|vm| GuestEnded { vm: vm.id, generation: vm.generation })
-        .collect()
 }
 
 #[cfg(test)]

@@ -4,10 +4,13 @@ use std::str::FromStr;
 
 use crate::ident::{DiskId, Generation, Invalid, Timestamp, VmId};
 use crate::vm::FailureReason;
+use crate::words::words;
 
 /// GiB: 64 TiB.
 pub const SIZE_GIB_MAX: u64 = 64 * 1024;
 const BYTES_PER_GIB: u64 = 1 << 30;
+/// The letter of the disk a VM boots from.
+const ROOT_LETTER: char = 'a';
 /// virtio-blk cuts a serial number at this many characters
 /// (VIRTIO_BLK_ID_BYTES, virtio 1.2, 5.2.6.1).
 const SERIAL_LENGTH: usize = 20;
@@ -18,6 +21,7 @@ pub struct Disk {
     /// GiB, 1 ..= [`SIZE_GIB_MAX`]
     pub size_gib: u64,
     pub format: ImageFormat,
+    pub bus: Bus,
     pub state: DiskState,
     /// Asked for at creation, or where it was attached last.
     pub mount_point: Option<MountPoint>,
@@ -41,9 +45,20 @@ impl Disk {
         serial
     }
 
-    /// Where a guest with udev finds the disk, whatever its kernel calls it.
+    /// Where a guest with udev finds the disk, whatever its kernel calls it: systemd's
+    /// 60-persistent-storage.rules, and for SCSI the T10 vendor identification that QEMU makes of
+    /// `device_id` (its hw/scsi/scsi-disk.c).
     pub fn device_path(&self) -> String {
-        format!("/dev/disk/by-id/virtio-{}", self.serial())
+        let prefix = match self.bus {
+            Bus::VirtioScsi => "scsi-0QEMU_QEMU_HARDDISK_",
+            Bus::VirtioBlk => "virtio-",
+        };
+        format!("/dev/disk/by-id/{prefix}{}", self.serial())
+    }
+
+    /// Whether it is what its VM boots from.
+    pub fn is_root(&self) -> bool {
+        self.mount_point.as_ref().is_some_and(|at| at.letter == ROOT_LETTER)
     }
 
     /// The name of the image in `<storage>/disks/`.
@@ -58,6 +73,24 @@ pub fn check_size_gib(gib: i128) -> Result<u64, Invalid> {
         .ok()
         .filter(|gib| (1..=SIZE_GIB_MAX).contains(gib))
         .ok_or_else(|| Invalid(format!("must be from 1 to {SIZE_GIB_MAX} GiB")))
+}
+
+words!(
+    /// What a disk is attached to in the guest.
+    Bus {
+        /// A SCSI disk on a virtio-scsi controller: taken away without the guest's help.
+        VirtioScsi = "virtio-scsi",
+        /// A PCI device of its own: taken away once the guest lets go.
+        VirtioBlk = "virtio-blk",
+    }
+);
+
+impl FromStr for Bus {
+    type Err = Invalid;
+
+    fn from_str(word: &str) -> Result<Self, Invalid> {
+        Self::from_word(word).ok_or_else(|| Invalid("must be virtio-scsi or virtio-blk".to_owned()))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +130,8 @@ pub enum DiskState {
     Attached,
     /// Unplug was asked for, the guest has not let go.
     Detaching,
+    /// It is being made as large as this, in GiB.
+    Resizing(u64),
     /// The record says there is an image, the host says there is none.
     Missing,
     Failed(FailureReason),
@@ -112,20 +147,23 @@ impl DiskState {
             Self::Attaching => "attaching",
             Self::Attached => "attached",
             Self::Detaching => "detaching",
+            Self::Resizing(_) => "resizing",
             Self::Missing => "missing",
             Self::Failed(_) => "failed",
             Self::Deleting => "deleting",
         }
     }
 
-    /// The inverse of [`word`](Self::word); `reason` is used by `failed` alone.
-    pub fn from_word(word: &str, reason: Option<&str>) -> Option<Self> {
+    /// The inverse of [`word`](Self::word); `reason` is used by `failed` alone, `size_gib` by
+    /// `resizing`, which needs it.
+    pub fn from_word(word: &str, reason: Option<&str>, size_gib: Option<u64>) -> Option<Self> {
         Some(match word {
             "creating" => Self::Creating,
             "available" => Self::Available,
             "attaching" => Self::Attaching,
             "attached" => Self::Attached,
             "detaching" => Self::Detaching,
+            "resizing" => Self::Resizing(size_gib?),
             "missing" => Self::Missing,
             "failed" => Self::Failed(FailureReason(reason.unwrap_or_default().to_owned())),
             "deleting" => Self::Deleting,
@@ -142,7 +180,23 @@ impl DiskState {
             | Self::Attaching
             | Self::Attached
             | Self::Detaching
+            | Self::Resizing(_)
             | Self::Missing
+            | Self::Deleting => None,
+        }
+    }
+
+    /// How large it is to become, in GiB, while it is `resizing`.
+    pub fn wanted_gib(&self) -> Option<u64> {
+        match self {
+            Self::Resizing(size_gib) => Some(*size_gib),
+            Self::Creating
+            | Self::Available
+            | Self::Attaching
+            | Self::Attached
+            | Self::Detaching
+            | Self::Missing
+            | Self::Failed(_)
             | Self::Deleting => None,
         }
     }
@@ -157,6 +211,11 @@ pub struct MountPoint {
 }
 
 impl MountPoint {
+    /// Where a VM boots from: `/dev/sda`.
+    pub fn root() -> Self {
+        Self { letter: ROOT_LETTER, text: format!("/dev/sd{ROOT_LETTER}") }
+    }
+
     pub fn as_str(&self) -> &str {
         &self.text
     }

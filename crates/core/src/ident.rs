@@ -73,6 +73,40 @@ impl Timestamp {
     }
 }
 
+/// Characters in an idempotency key.
+pub const IDEMPOTENCY_KEY_LENGTH_MAX: usize = 255;
+
+/// Names one request, so that its repetition is known: draft-ietf-httpapi-idempotency-key-header.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdempotencyKey(String);
+
+impl IdempotencyKey {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for IdempotencyKey {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let fits = (1..=IDEMPOTENCY_KEY_LENGTH_MAX).contains(&text.len());
+        if fits && text.chars().all(|c| c.is_ascii_graphic()) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Invalid(format!(
+                "must be 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} visible ASCII characters, e.g. a UUID"
+            )))
+        }
+    }
+}
+
+impl fmt::Display for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Characters in a name.
 pub const NAME_LENGTH_MAX: usize = 63;
 /// Characters in a file name; well under the 255 bytes of NAME_MAX in limits.h(0p).

@@ -13,10 +13,22 @@ pub struct Operation {
     pub verb: Verb,
     pub reason: Reason,
     pub state: OperationState,
+    /// The VM whose machine it touches, where that is not its subject: it is carried out in the
+    /// turn of that VM.
+    pub turn_of: Option<VmId>,
+    /// Somebody asked that it be broken off; see [`crate::lifecycle::may_cancel`].
+    pub cancel_requested: bool,
     /// In the order they are carried out.
     pub steps: Vec<Step>,
     pub created_at: Timestamp,
     pub ended_at: Option<Timestamp>,
+}
+
+impl Operation {
+    /// Those of one turn are carried out one after the other.
+    pub fn turn(&self) -> Subject {
+        self.turn_of.map_or_else(|| self.subject.clone(), Subject::Vm)
+    }
 }
 
 /// What an operation, an issue or a repair is about.
@@ -76,6 +88,9 @@ words!(
         VmStop = "vm.stop",
         VmRestart = "vm.restart",
         VmKill = "vm.kill",
+        VmPause = "vm.pause",
+        VmResume = "vm.resume",
+        VmReset = "vm.reset",
         VmDelete = "vm.delete",
         VmMarkStopped = "vm.mark-stopped",
         VmMarkRunning = "vm.mark-running",
@@ -84,6 +99,9 @@ words!(
         DiskCreate = "disk.create",
         DiskAttach = "disk.attach",
         DiskDetach = "disk.detach",
+        DiskResize = "disk.resize",
+        /// The guest has let go of a disk it was asked for.
+        DiskReleased = "disk.released",
         DiskDelete = "disk.delete",
         DiskMarkMissing = "disk.mark-missing",
         DiskMarkAvailable = "disk.mark-available",
@@ -97,6 +115,10 @@ words!(
     Effect {
         /// Make the machine's directory.
         PrepareDirectory = "prepare-directory",
+        /// Hold every image against its record, and make those that were never made.
+        PrepareDisks = "prepare-disks",
+        /// Delete the images that [`Effect::PrepareDisks`] was to make.
+        DiscardNewDisks = "discard-new-disks",
         /// Take up the network for the machine.
         ConnectNetwork = "connect-network",
         DisconnectNetwork = "disconnect-network",
@@ -110,8 +132,19 @@ words!(
         End = "end",
         /// SIGKILL to the verified process, or the backend's equal.
         Kill = "kill",
+        /// Halt the guest's processors.
+        Pause = "pause",
+        Resume = "resume",
+        /// As the reset button does.
+        Reset = "reset",
         RemoveDirectory = "remove-directory",
         CreateImage = "create-image",
+        /// Make the image larger, also below a running machine.
+        ResizeImage = "resize-image",
+        /// Give the disk to the machine that runs.
+        AttachDisk = "attach-disk",
+        /// Ask the machine that runs for the disk, and wait a little until the guest lets go.
+        DetachDisk = "detach-disk",
         DeleteImage = "delete-image",
         /// Move a file out of the way, below `<storage>/quarantine/`.
         QuarantineFile = "quarantine-file",
@@ -123,7 +156,7 @@ words!(
 pub enum Part {
     Network(NetworkEffect),
     Machine(MachineEffect),
-    Image(ImageEffect),
+    Disk(DiskEffect),
     QuarantineFile,
 }
 
@@ -136,24 +169,34 @@ pub enum NetworkEffect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MachineEffect {
     PrepareDirectory,
+    PrepareDisks,
+    DiscardNewDisks,
     Launch,
     Adopt,
     PowerOff,
     End,
     Kill,
+    Pause,
+    Resume,
+    Reset,
     RemoveDirectory,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImageEffect {
+pub enum DiskEffect {
     Create,
     Delete,
+    Resize,
+    Attach,
+    Detach,
 }
 
 impl Effect {
     pub fn part(self) -> Part {
         match self {
             Self::PrepareDirectory => Part::Machine(MachineEffect::PrepareDirectory),
+            Self::PrepareDisks => Part::Machine(MachineEffect::PrepareDisks),
+            Self::DiscardNewDisks => Part::Machine(MachineEffect::DiscardNewDisks),
             Self::ConnectNetwork => Part::Network(NetworkEffect::Connect),
             Self::DisconnectNetwork => Part::Network(NetworkEffect::Disconnect),
             Self::Launch => Part::Machine(MachineEffect::Launch),
@@ -161,9 +204,15 @@ impl Effect {
             Self::PowerOff => Part::Machine(MachineEffect::PowerOff),
             Self::End => Part::Machine(MachineEffect::End),
             Self::Kill => Part::Machine(MachineEffect::Kill),
+            Self::Pause => Part::Machine(MachineEffect::Pause),
+            Self::Resume => Part::Machine(MachineEffect::Resume),
+            Self::Reset => Part::Machine(MachineEffect::Reset),
             Self::RemoveDirectory => Part::Machine(MachineEffect::RemoveDirectory),
-            Self::CreateImage => Part::Image(ImageEffect::Create),
-            Self::DeleteImage => Part::Image(ImageEffect::Delete),
+            Self::CreateImage => Part::Disk(DiskEffect::Create),
+            Self::DeleteImage => Part::Disk(DiskEffect::Delete),
+            Self::ResizeImage => Part::Disk(DiskEffect::Resize),
+            Self::AttachDisk => Part::Disk(DiskEffect::Attach),
+            Self::DetachDisk => Part::Disk(DiskEffect::Detach),
             Self::QuarantineFile => Part::QuarantineFile,
         }
     }
@@ -178,8 +227,10 @@ pub enum Reason {
         issue: IssueId,
         policy: String,
     },
-    /// The guest ended itself.
+    /// The guest did it: it ended itself, or let go of a disk.
     Guest,
+    /// The host was booted anew, and the VM is to start by itself.
+    Boot,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,6 +240,9 @@ pub enum OperationState {
     Succeeded,
     /// What failed, on what, why; after its effects were undone.
     Failed(String),
+    /// Broken off because somebody asked for it, or for something else; after its effects were
+    /// undone. Says who.
+    Cancelled(String),
 }
 
 impl OperationState {
@@ -199,24 +253,34 @@ impl OperationState {
             Self::Running => "running",
             Self::Succeeded => "succeeded",
             Self::Failed(_) => "failed",
+            Self::Cancelled(_) => "cancelled",
         }
     }
 
-    /// The inverse of [`word`](Self::word); `error` is used by `failed` alone.
+    /// The inverse of [`word`](Self::word); `error` is used by `failed` and `cancelled` alone.
     pub fn from_word(word: &str, error: Option<&str>) -> Option<Self> {
         Some(match word {
             "pending" => Self::Pending,
             "running" => Self::Running,
             "succeeded" => Self::Succeeded,
             "failed" => Self::Failed(error.unwrap_or_default().to_owned()),
+            "cancelled" => Self::Cancelled(error.unwrap_or_default().to_owned()),
             _ => return None,
         })
+    }
+
+    /// What failed, or who broke it off, if it ended so.
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            Self::Pending | Self::Running | Self::Succeeded => None,
+            Self::Failed(error) | Self::Cancelled(error) => Some(error),
+        }
     }
 
     pub fn is_ended(&self) -> bool {
         match self {
             Self::Pending | Self::Running => false,
-            Self::Succeeded | Self::Failed(_) => true,
+            Self::Succeeded | Self::Failed(_) | Self::Cancelled(_) => true,
         }
     }
 }

@@ -7,10 +7,13 @@ use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 use thiserror::Error;
+use uuid::Uuid;
 
 use crate::coherence::Recorded;
 use crate::disk::{Disk, DiskState, MountPoint};
-use crate::ident::{DiskId, Generation, IssueId, Name, OperationId, Timestamp, VmId};
+use crate::ident::{
+    DiskId, Generation, IdempotencyKey, IssueId, Name, OperationId, Timestamp, VmId,
+};
 use crate::network::Nic;
 use crate::operation::{Effect, Operation, OperationState, Step, Subject};
 use crate::repair::{Attempt, Context, Issue, Judgement};
@@ -71,6 +74,13 @@ pub trait Recall: Send + Sync {
     async fn operations(&self, page: Page<OperationId>) -> Result<Vec<Operation>, RecordError>;
     /// Not ended, oldest first; of one subject, or of all.
     async fn unended(&self, subject: Option<&Subject>) -> Result<Vec<Operation>, RecordError>;
+    /// Not ended, oldest first; those of one [turn](Operation::turn).
+    async fn in_turn(&self, turn: &Subject) -> Result<Vec<Operation>, RecordError>;
+    /// The request that was let in under this key, as long as it is kept.
+    async fn request(&self, key: &IdempotencyKey) -> Result<Option<KeptRequest>, RecordError>;
+    /// The boot of the host in which the VMs that start by themselves were last started; none
+    /// before the first.
+    async fn host_boot(&self) -> Result<Option<Uuid>, RecordError>;
     async fn issue(&self, id: IssueId) -> Result<Option<Issue>, RecordError>;
     /// Newest first; `state` is an [`crate::repair::IssueState::word`].
     async fn issues(
@@ -128,6 +138,12 @@ pub enum Change {
         vm: VmId,
         machine: Option<Machine>,
     },
+    /// No change of state, so no new generation.
+    VmAutostart {
+        vm: VmId,
+        autostart: bool,
+        at: Timestamp,
+    },
     AddDisk(Disk),
     RemoveDisk(DiskId),
     /// `Stale` unless the generation is the expected one; counts it up. `Exists` if the VM already
@@ -140,12 +156,19 @@ pub enum Change {
         mount_point: Option<MountPoint>,
         at: Timestamp,
     },
+    /// Together with a [`Change::DiskState`]: so it needs no generation of its own.
+    DiskSize {
+        disk: DiskId,
+        size_gib: u64,
+    },
     /// `Stale` unless the VM still has this generation; changes nothing.
     ExpectVm {
         vm: VmId,
         expected: Generation,
     },
     AddOperation(Operation),
+    /// `Stale` if it has ended.
+    RequestCancel(OperationId),
     OperationState {
         operation: OperationId,
         state: OperationState,
@@ -160,6 +183,27 @@ pub enum Change {
     /// Adds an issue, or replaces what is recorded of it.
     PutIssue(Box<Issue>),
     AddJudgement(Box<JudgementRecord>),
+    /// `Exists` if a request is kept under its key.
+    KeepRequest(KeptRequest),
+    HostBoot(Uuid),
+}
+
+/// A request as it is kept, so that it is not carried out twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptRequest {
+    pub key: IdempotencyKey,
+    /// Of all that was asked: the same key with another one is a mistake of its sender.
+    pub fingerprint: String,
+    pub let_in: LetIn,
+    pub at: Timestamp,
+}
+
+/// What a request came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LetIn {
+    Template(Name),
+    /// Nothing had to be done where there is no operation.
+    Subject(Subject, Option<OperationId>),
 }
 
 /// A judgement as it is kept.
@@ -188,7 +232,7 @@ pub trait Apply: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     Vm(Box<VmTarget>),
-    Disk(Box<Disk>),
+    Disk(Box<DiskTarget>),
     /// A machine without a record.
     Machine(VmId),
     /// A file without a record, relative to the storage folder.
@@ -202,6 +246,13 @@ pub struct VmTarget {
     /// In the order of their mount points.
     pub disks: Vec<Disk>,
     pub nic: Nic,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskTarget {
+    pub disk: Disk,
+    /// The VM that holds it.
+    pub vm: Option<Vm>,
 }
 
 /// What an effect came to.
@@ -221,10 +272,24 @@ pub enum MachineChange {
     Gone,
 }
 
-/// What failed, on what, why, and what to do next.
+/// Why an effect was not done: what failed, on what, why, and what to do next.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0}")]
-pub struct ApplyError(pub String);
+pub enum ApplyError {
+    #[error("{0}")]
+    Failed(String),
+    /// The guest was asked and said no.
+    #[error("{0}")]
+    Refused(String),
+    /// The guest was asked and has not answered: it still may, and looking will tell.
+    #[error("{0}")]
+    LeftToTheGuest(String),
+}
+
+impl ApplyError {
+    pub fn failed(why: impl Into<String>) -> Self {
+        Self::Failed(why.into())
+    }
+}
 
 /// Asks the policies.
 #[async_trait]

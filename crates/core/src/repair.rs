@@ -122,12 +122,14 @@ pub fn candidates(wrong: &Wrong) -> Vec<Candidate> {
     let kinds: &[CandidateKind] = match wrong {
         Wrong::VmProcessMissing { .. } => &[CandidateKind::VmRestart, CandidateKind::VmMarkStopped],
         Wrong::VmProcessUnexpected { .. } => &[CandidateKind::VmMarkRunning, CandidateKind::VmStop],
+        Wrong::VmControlLost { .. } | Wrong::VmGuestPanicked { .. } => &[CandidateKind::VmRestart],
         Wrong::ProcessOrphan { .. } => &[CandidateKind::ProcessKill],
         Wrong::DiskFileMissing { .. } => &[CandidateKind::DiskMarkMissing],
         Wrong::DiskAttachmentMismatch { holder: Some(_), .. } => {
             &[CandidateKind::DiskDetach, CandidateKind::DiskMarkAvailable]
         }
         Wrong::DiskAttachmentMismatch { holder: None, .. } => &[CandidateKind::DiskMarkAvailable],
+        Wrong::DiskUnplugUnanswered { .. } => &[CandidateKind::DiskDetach],
         Wrong::FileOrphan { .. } => &[CandidateKind::FileQuarantine],
         Wrong::DeviceOrphan { .. } => &[],
     };
@@ -146,9 +148,12 @@ pub fn safe_default(kind: Kind) -> SafeDefault {
     match kind {
         Kind::VmProcessMissing
         | Kind::VmProcessUnexpected
+        | Kind::VmControlLost
+        | Kind::VmGuestPanicked
         | Kind::ProcessOrphan
         | Kind::DiskFileMissing
         | Kind::DiskAttachmentMismatch
+        | Kind::DiskUnplugUnanswered
         | Kind::FileOrphan
         | Kind::DeviceOrphan => SafeDefault::LogOnly,
     }

@@ -1,10 +1,11 @@
 //! What is on the host, as seen in one look. Three-valued: a thing is present, absent, or (when it
 //! could not be looked at) unknown, which is never absent. How one looks is not known here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ident::{Timestamp, VmId};
+use crate::ident::{DiskId, Timestamp, VmId};
 use crate::vm::{Machine, Vm};
+use crate::words::words;
 
 /// One thing that was looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct Sightings {
     pub files: Surveyed<BTreeMap<String, FileSeen>>,
     /// Network devices marked as ours, by name.
     pub devices: Surveyed<BTreeMap<String, DeviceSeen>>,
+    /// Machines that were seen to end, as far as that is kept: the last of each VM.
+    pub ended: BTreeMap<VmId, MachineEnded>,
 }
 
 impl Sightings {
@@ -78,6 +81,7 @@ impl Sightings {
             machines: prefer(other.machines, self.machines),
             files: prefer(other.files, self.files),
             devices: prefer(other.devices, self.devices),
+            ended: if other.ended.is_empty() { self.ended } else { other.ended },
         }
     }
 }
@@ -109,7 +113,38 @@ pub struct MachineSeen {
     pub guest: Guest,
     /// Absent where the backend's machines are not processes.
     pub started_at: Option<Timestamp>,
+    /// Milliseconds since the hypervisor last said what is told here.
+    pub age_ms: u64,
+    /// The disks the machine has; absent where that is not known.
+    pub disks: Option<BTreeSet<DiskId>>,
 }
+
+/// A machine that is no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineEnded {
+    pub machine: Machine,
+    pub cause: ExitCause,
+    /// One line for people: a signal, an exit status, the hypervisor's last words.
+    pub detail: String,
+}
+
+words!(
+    /// Why a machine is no more.
+    ExitCause {
+        /// The guest had powered itself off.
+        GuestShutdown = "guest-shutdown",
+        GuestPanic = "guest-panic",
+        /// It was asked to end.
+        Asked = "asked",
+        /// Somebody else's signal.
+        Killed = "killed",
+        OutOfMemory = "out-of-memory",
+        /// The hypervisor gave up by itself.
+        Failed = "failed",
+        /// Nobody was there to see it.
+        Unknown = "unknown",
+    }
+);
 
 /// What the guest does, as its hypervisor says.
 #[derive(Debug, Clone, PartialEq, Eq)]

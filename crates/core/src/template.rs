@@ -22,6 +22,9 @@ pub struct Template {
     pub created_at: Timestamp,
 }
 
+/// GiB: the size of a root disk that nobody gave a size.
+pub const ROOT_DISK_GIB: u64 = 10;
+
 /// What a machine starts from. File names are of files in `<storage>/boot/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Boot {
@@ -33,8 +36,11 @@ pub enum Boot {
     Firmware {
         firmware: FileName,
     },
-    /// The VM's first disk, through the backend's own firmware.
-    RootDisk,
+    /// The VM's first disk, through the backend's own firmware. A VM without a disk at `/dev/sda`
+    /// gets an empty one of this size, in GiB, when it is first started.
+    RootDisk {
+        size_gib: u64,
+    },
 }
 
 /// A kernel command line without control characters.

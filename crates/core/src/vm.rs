@@ -15,6 +15,8 @@ pub struct Vm {
     pub name: Option<Name>,
     pub template: Name,
     pub state: VmState,
+    /// Start it again when the host was booted anew while it ran.
+    pub autostart: bool,
     pub generation: Generation,
     /// The machine last started for this VM, until it is known to be gone.
     pub machine: Option<Machine>,

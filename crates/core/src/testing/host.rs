@@ -10,9 +10,10 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::lock;
-use crate::ident::{Timestamp, VmId};
+use crate::disk::{Disk, DiskState};
+use crate::ident::{DiskId, Timestamp, VmId};
 use crate::operation::{Effect, Subject};
-use crate::ports::{Applied, Apply, ApplyError, MachineChange, Survey, Target};
+use crate::ports::{Applied, Apply, ApplyError, DiskTarget, MachineChange, Survey, Target};
 use crate::sighting::{DeviceSeen, FileKind, FileSeen, Guest, MachineSeen, Sightings, Surveyed};
 use crate::vm::{Machine, Process};
 
@@ -42,7 +43,7 @@ struct Host {
     deeds: Vec<Deed>,
     begun: BTreeMap<Effect, usize>,
     failures: BTreeMap<Effect, VecDeque<Failure>>,
-    broken: BTreeMap<Effect, String>,
+    broken: BTreeMap<Effect, ApplyError>,
     held: BTreeSet<Effect>,
     blind: Option<String>,
     wakers: Vec<Waker>,
@@ -50,7 +51,7 @@ struct Host {
 
 #[derive(Debug)]
 struct Failure {
-    reason: String,
+    error: ApplyError,
     /// The effect is done, and only its answer is lost.
     done_first: bool,
 }
@@ -58,12 +59,17 @@ struct Failure {
 impl FakeHost {
     /// The next `effect` that has no failure yet fails, undone.
     pub fn fail_next(&self, effect: Effect, reason: &str) {
-        self.plan(effect, Failure { reason: reason.to_owned(), done_first: false });
+        self.fail_next_with(effect, ApplyError::failed(reason));
+    }
+
+    /// As [`fail_next`](Self::fail_next), with this error.
+    pub fn fail_next_with(&self, effect: Effect, error: ApplyError) {
+        self.plan(effect, Failure { error, done_first: false });
     }
 
     /// The next `effect` that has no failure yet is done, and then says that it failed.
     pub fn fail_next_after_doing(&self, effect: Effect, reason: &str) {
-        self.plan(effect, Failure { reason: reason.to_owned(), done_first: true });
+        self.plan(effect, Failure { error: ApplyError::failed(reason), done_first: true });
     }
 
     fn plan(&self, effect: Effect, failure: Failure) {
@@ -72,7 +78,7 @@ impl FakeHost {
 
     /// Every `effect` fails until [`heal`](Self::heal).
     pub fn fail_always(&self, effect: Effect, reason: &str) {
-        lock(&self.0).broken.insert(effect, reason.to_owned());
+        lock(&self.0).broken.insert(effect, ApplyError::failed(reason));
     }
 
     /// Takes back every failure planned for `effect`.
@@ -110,9 +116,27 @@ impl FakeHost {
         }
     }
 
+    /// The guest lets go of a disk by itself; whether its machine had it.
+    pub fn let_go(&self, vm: VmId, disk: DiskId) -> bool {
+        let mut host = lock(&self.0);
+        let disks = host.machines.get_mut(&vm).and_then(|machine| machine.disks.as_mut());
+        disks.is_some_and(|disks| disks.remove(&disk))
+    }
+
+    /// The disks that a living machine has.
+    pub fn disks(&self, vm: VmId) -> BTreeSet<DiskId> {
+        let host = lock(&self.0);
+        host.machines.get(&vm).and_then(|machine| machine.disks.clone()).unwrap_or_default()
+    }
+
+    /// The size of an image, in bytes; `path` is relative to the storage folder.
+    pub fn image_size(&self, path: &str) -> Option<u64> {
+        lock(&self.0).images.get(path).copied()
+    }
+
     /// A machine that nobody asked for.
     pub fn stray_machine(&self, vm: VmId) -> Machine {
-        lock(&self.0).launch(vm)
+        lock(&self.0).launch(vm, BTreeSet::new())
     }
 
     /// A file, or its loss, behind everybody's back; `path` is relative to the storage folder.
@@ -204,6 +228,7 @@ impl Survey for FakeHost {
                 machines: Surveyed::Unknown(reason.clone()),
                 files: Surveyed::Unknown(reason.clone()),
                 devices: Surveyed::Unknown(reason.clone()),
+                ended: BTreeMap::new(),
             };
         }
         Sightings {
@@ -211,6 +236,7 @@ impl Survey for FakeHost {
             machines: Surveyed::Known(host.machines.clone()),
             files: Surveyed::Known(host.files()),
             devices: Surveyed::Known(host.devices()),
+            ended: BTreeMap::new(),
         }
     }
 }
@@ -218,7 +244,7 @@ impl Survey for FakeHost {
 fn subject(target: &Target) -> Subject {
     match target {
         Target::Vm(target) => Subject::Vm(target.vm.id),
-        Target::Disk(disk) => Subject::Disk(disk.id),
+        Target::Disk(target) => Subject::Disk(target.disk.id),
         Target::Machine(vm) => Subject::Machine(*vm),
         Target::File(path) => Subject::File(path.clone()),
     }
@@ -233,37 +259,29 @@ impl Host {
         let planned = self.failures.get_mut(&effect).and_then(VecDeque::pop_front);
         let broken = self.broken.get(&effect).cloned();
         match (planned, broken) {
-            (Some(Failure { reason, done_first: true }), _) => {
+            (Some(Failure { error, done_first: true }), _) => {
                 self.perform(effect, target)?;
-                Err(ApplyError(reason))
+                Err(error)
             }
-            (Some(Failure { reason, done_first: false }), _) | (None, Some(reason)) => {
-                Err(ApplyError(reason))
-            }
+            (Some(Failure { error, done_first: false }), _) | (None, Some(error)) => Err(error),
             (None, None) => self.perform(effect, target),
         }
     }
 
     fn perform(&mut self, effect: Effect, target: &Target) -> Result<Applied, ApplyError> {
         let machine = match (effect, target) {
-            (Effect::CreateImage, Target::Disk(disk)) => {
-                let path = format!("disks/{}", disk.file_name());
-                self.images.entry(path).or_insert(disk.virtual_size());
-                MachineChange::Same
-            }
-            (Effect::DeleteImage, Target::Disk(disk)) => {
-                self.images.remove(&format!("disks/{}", disk.file_name()));
-                MachineChange::Same
-            }
+            (_, Target::Disk(target)) => self.perform_on_disk(effect, target)?,
             (Effect::QuarantineFile, Target::File(path)) => {
                 if self.images.remove(path).is_some() {
                     self.quarantined.insert(path.clone());
                 }
                 MachineChange::Same
             }
-            (_, Target::Vm(target)) => self.perform_on_machine(effect, target.vm.id)?,
-            (_, Target::Machine(vm)) => self.perform_on_machine(effect, *vm)?,
-            (_, Target::Disk(_) | Target::File(_)) => return Err(misdirected(effect, target)),
+            (_, Target::Vm(target)) => {
+                self.perform_on_machine(effect, target.vm.id, &target.disks)?
+            }
+            (_, Target::Machine(vm)) => self.perform_on_machine(effect, *vm, &[])?,
+            (_, Target::File(_)) => return Err(misdirected(effect, target)),
         };
         Ok(Applied { machine, note: None })
     }
@@ -272,8 +290,22 @@ impl Host {
         &mut self,
         effect: Effect,
         vm: VmId,
+        disks: &[Disk],
     ) -> Result<MachineChange, ApplyError> {
         Ok(match effect {
+            Effect::PrepareDisks => self.prepare(disks)?,
+            Effect::DiscardNewDisks => {
+                for disk in disks.iter().filter(|disk| disk.state == DiskState::Creating) {
+                    self.images.remove(&image_path(disk));
+                }
+                MachineChange::Same
+            }
+            Effect::Pause => self.set_running(vm, Guest::Paused)?,
+            Effect::Resume => self.set_running(vm, Guest::Running)?,
+            Effect::Reset => {
+                self.living(vm)?;
+                MachineChange::Same
+            }
             Effect::PrepareDirectory => {
                 self.directories.insert(vm);
                 MachineChange::Same
@@ -290,22 +322,82 @@ impl Host {
                 self.connected.remove(&vm);
                 MachineChange::Same
             }
-            Effect::Launch => MachineChange::Lives(self.launch(vm)),
-            Effect::Adopt => match self.machines.get(&vm) {
-                Some(seen) => MachineChange::Lives(seen.machine.clone()),
-                None => return Err(ApplyError(format!("no machine of VM {vm} lives"))),
-            },
+            Effect::Launch => {
+                let wanted = disks.iter().filter(|disk| disk.state != DiskState::Detaching);
+                MachineChange::Lives(self.launch(vm, wanted.map(|disk| disk.id).collect()))
+            }
+            Effect::Adopt => MachineChange::Lives(self.living(vm)?.machine.clone()),
             Effect::PowerOff | Effect::End | Effect::Kill => {
                 self.machines.remove(&vm);
                 MachineChange::Gone
             }
-            Effect::CreateImage | Effect::DeleteImage | Effect::QuarantineFile => {
+            Effect::CreateImage
+            | Effect::DeleteImage
+            | Effect::ResizeImage
+            | Effect::AttachDisk
+            | Effect::DetachDisk
+            | Effect::QuarantineFile => {
                 return Err(misdirected(effect, &Target::Machine(vm)));
             }
         })
     }
 
-    fn launch(&mut self, vm: VmId) -> Machine {
+    fn perform_on_disk(
+        &mut self,
+        effect: Effect,
+        target: &DiskTarget,
+    ) -> Result<MachineChange, ApplyError> {
+        let (disk, path) = (&target.disk, image_path(&target.disk));
+        match (effect, target.vm.as_ref().map(|vm| vm.id)) {
+            (Effect::CreateImage, _) => {
+                self.images.entry(path).or_insert(disk.virtual_size());
+            }
+            (Effect::DeleteImage, _) => {
+                self.images.remove(&path);
+            }
+            (Effect::ResizeImage, _) => {
+                let wanted = disk.state.wanted_gib().unwrap_or(disk.size_gib) << 30;
+                let missing = || ApplyError::failed(format!("{path} is not there"));
+                *self.images.get_mut(&path).ok_or_else(missing)? = wanted;
+            }
+            (Effect::AttachDisk, Some(vm)) => {
+                self.living(vm)?.disks.get_or_insert_default().insert(disk.id);
+            }
+            (Effect::DetachDisk, Some(vm)) => {
+                if let Ok(MachineSeen { disks: Some(disks), .. }) = self.living(vm) {
+                    disks.remove(&disk.id);
+                }
+            }
+            (_, _) => return Err(misdirected(effect, &Target::Disk(Box::new(target.clone())))),
+        }
+        Ok(MachineChange::Same)
+    }
+
+    fn prepare(&mut self, disks: &[Disk]) -> Result<MachineChange, ApplyError> {
+        for disk in disks {
+            let path = image_path(disk);
+            match (&disk.state, self.images.contains_key(&path)) {
+                (DiskState::Creating, _) => {
+                    self.images.insert(path, disk.virtual_size());
+                }
+                (DiskState::Detaching, _) | (_, true) => {}
+                (_, false) => return Err(ApplyError::failed(format!("{path} is not there"))),
+            }
+        }
+        Ok(MachineChange::Same)
+    }
+
+    fn set_running(&mut self, vm: VmId, guest: Guest) -> Result<MachineChange, ApplyError> {
+        self.living(vm)?.guest = guest;
+        Ok(MachineChange::Same)
+    }
+
+    fn living(&mut self, vm: VmId) -> Result<&mut MachineSeen, ApplyError> {
+        let missing = || ApplyError::failed(format!("no machine of VM {vm} lives"));
+        self.machines.get_mut(&vm).ok_or_else(missing)
+    }
+
+    fn launch(&mut self, vm: VmId, disks: BTreeSet<DiskId>) -> Machine {
         if let Some(seen) = self.machines.get(&vm) {
             return seen.machine.clone();
         }
@@ -316,7 +408,8 @@ impl Host {
             boot_id: Uuid::from_u128(0xb007),
         };
         let machine = Machine { backend: BACKEND.to_owned(), process: Some(process) };
-        let seen = MachineSeen { machine, guest: Guest::Running, started_at: None };
+        let (guest, disks) = (Guest::Running, Some(disks));
+        let seen = MachineSeen { machine, guest, started_at: None, age_ms: 0, disks };
         self.machines.entry(vm).or_insert(seen).machine.clone()
     }
 
@@ -338,15 +431,18 @@ impl Host {
     }
 }
 
+fn image_path(disk: &Disk) -> String {
+    format!("disks/{}", disk.file_name())
+}
+
 fn misdirected(effect: Effect, target: &Target) -> ApplyError {
-    ApplyError(format!("{} cannot be applied to {}", effect.word(), subject(target)))
+    ApplyError::failed(format!("{} cannot be applied to {}", effect.word(), subject(target)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::samples;
     use super::*;
-    use crate::disk::DiskState;
     use crate::vm::VmState;
 
     fn machine_target() -> Target {
@@ -357,13 +453,20 @@ mod tests {
     async fn every_effect_done_twice_is_done_once() {
         let host = FakeHost::default();
         let vm = machine_target();
-        let disk = Target::Disk(Box::new(samples::disk(1, DiskState::Creating)));
+        let held = samples::disk(1, DiskState::Attaching);
+        let disk = samples::disk_target(held, Some(samples::vm(1, VmState::Running)));
         for (effect, target) in [
             (Effect::PrepareDirectory, &vm),
             (Effect::ConnectNetwork, &vm),
             (Effect::Launch, &vm),
             (Effect::Adopt, &vm),
+            (Effect::Pause, &vm),
+            (Effect::Resume, &vm),
             (Effect::CreateImage, &disk),
+            (Effect::PrepareDisks, &vm),
+            (Effect::ResizeImage, &disk),
+            (Effect::AttachDisk, &disk),
+            (Effect::DetachDisk, &disk),
             (Effect::Kill, &vm),
             (Effect::DisconnectNetwork, &vm),
             (Effect::RemoveDirectory, &vm),
@@ -383,9 +486,9 @@ mod tests {
         let target = machine_target();
         host.fail_next(Effect::Launch, "no room");
         host.fail_next_after_doing(Effect::Launch, "no answer");
-        assert_eq!(host.apply(Effect::Launch, &target).await, Err(ApplyError("no room".into())));
+        assert_eq!(host.apply(Effect::Launch, &target).await, Err(ApplyError::failed("no room")));
         assert_eq!(host.machine(samples::vm_id(1)), None);
-        assert_eq!(host.apply(Effect::Launch, &target).await, Err(ApplyError("no answer".into())));
+        assert_eq!(host.apply(Effect::Launch, &target).await, Err(ApplyError::failed("no answer")));
         let machine = host.machine(samples::vm_id(1)).expect("launched, though it said otherwise");
         let again = host.apply(Effect::Launch, &target).await.expect("no failure is left");
         assert_eq!(again.machine, MachineChange::Lives(machine));

@@ -4,14 +4,16 @@
 
 use std::collections::BTreeSet;
 
+use uuid::Uuid;
+
 use super::samples::{
     MADE_AT, answer, attached, disk, disk_id, issue, issue_id, mount_point, name, operation,
     operation_id, template, vm, vm_id,
 };
 use crate::disk::DiskState;
-use crate::ident::{Generation, Timestamp};
-use crate::operation::{Effect, OperationState, Reason, Step, StepState, Subject, Verb};
-use crate::ports::{Change, JudgementRecord, Page, Record, RecordError};
+use crate::ident::{Generation, IdempotencyKey, Timestamp};
+use crate::operation::{Effect, Operation, OperationState, Reason, Step, StepState, Subject, Verb};
+use crate::ports::{Change, JudgementRecord, KeptRequest, LetIn, Page, Record, RecordError};
 use crate::repair::{IssueState, Resolution, Verdict};
 use crate::vm::{FailureReason, Machine, VmState};
 
@@ -26,7 +28,12 @@ pub async fn records_keep_their_promises(records: &dyn Record) {
     a_machine_is_recorded_without_a_new_generation(records).await;
     a_mount_point_of_a_vm_has_one_disk(records).await;
     a_removed_vm_lets_its_disks_go(records).await;
+    a_disk_is_recorded_as_large_as_it_became(records).await;
+    a_vm_starts_by_itself_when_it_is_told_to(records).await;
     operations_tell_how_far_they_are(records).await;
+    an_operation_on_a_disk_has_its_turn_with_the_vm(records).await;
+    a_request_is_kept_once(records).await;
+    the_boot_of_the_host_is_remembered(records).await;
     issues_are_added_and_then_replaced(records).await;
     repairs_are_counted_by_subject_fingerprint_and_time(records).await;
     pages_follow_each_other_without_gap_or_overlap(records).await;
@@ -176,6 +183,34 @@ async fn a_removed_vm_lets_its_disks_go(records: &dyn Record) {
     assert_eq!(records.disk(disk_id(1)).await, Ok(None));
 }
 
+async fn a_disk_is_recorded_as_large_as_it_became(records: &dyn Record) {
+    let before = records.disk(disk_id(3)).await.expect("readable").expect("recorded");
+    let state = |state, expected| Change::DiskState {
+        disk: disk_id(3),
+        expected,
+        state,
+        vm: before.vm,
+        mount_point: before.mount_point.clone(),
+        at: LATER,
+    };
+    done(records, vec![state(DiskState::Resizing(9), before.generation)]).await;
+    let resizing = records.disk(disk_id(3)).await.expect("readable").expect("recorded");
+    assert_eq!((&resizing.state, resizing.size_gib), (&DiskState::Resizing(9), before.size_gib));
+    let size = Change::DiskSize { disk: disk_id(3), size_gib: 9 };
+    done(records, vec![state(DiskState::Attached, resizing.generation), size]).await;
+    let grown = records.disk(disk_id(3)).await.expect("readable").expect("recorded");
+    assert_eq!((grown.state, grown.size_gib, grown.bus), (DiskState::Attached, 9, before.bus));
+}
+
+async fn a_vm_starts_by_itself_when_it_is_told_to(records: &dyn Record) {
+    let before = records.vm(vm_id(2)).await.expect("readable").expect("recorded");
+    assert!(!before.autostart);
+    done(records, vec![Change::VmAutostart { vm: vm_id(2), autostart: true, at: LATER }]).await;
+    let after = records.vm(vm_id(2)).await.expect("readable").expect("recorded");
+    assert!(after.autostart);
+    assert_eq!((after.generation, after.updated_at), (before.generation, LATER));
+}
+
 async fn operations_tell_how_far_they_are(records: &dyn Record) {
     done(records, vec![Change::AddOperation(operation(1))]).await;
     let error = refused(records, vec![Change::AddOperation(operation(1))]).await;
@@ -184,6 +219,12 @@ async fn operations_tell_how_far_they_are(records: &dyn Record) {
     assert_eq!(records.unended(None).await, Ok(vec![operation(1)]));
     assert_eq!(records.unended(Some(&Subject::Vm(vm_id(1)))).await, Ok(vec![operation(1)]));
     assert_eq!(records.unended(Some(&Subject::Machine(vm_id(1)))).await, Ok(vec![]));
+
+    assert_eq!(records.in_turn(&Subject::Vm(vm_id(1))).await, Ok(vec![operation(1)]));
+    assert_eq!(records.in_turn(&Subject::Disk(disk_id(1))).await, Ok(vec![]));
+    done(records, vec![Change::RequestCancel(operation_id(1))]).await;
+    let asked = records.operation(operation_id(1)).await.expect("readable").expect("recorded");
+    assert_eq!(asked, Operation { cancel_requested: true, ..operation(1) });
 
     let step = Step {
         state: StepState::UndoFailed,
@@ -202,8 +243,67 @@ async fn operations_tell_how_far_they_are(records: &dyn Record) {
     assert_eq!(ended.steps[1], step);
     assert_eq!(ended.steps[0], operation(1).steps[0]);
     assert_eq!(records.unended(None).await, Ok(vec![]));
-    let error = refused(records, vec![set(3)]).await;
-    assert!(matches!(&error, RecordError::NotFound(what) if what.contains("step 3")), "{error:?}");
+    let error = refused(records, vec![set(4)]).await;
+    assert!(matches!(&error, RecordError::NotFound(what) if what.contains("step 4")), "{error:?}");
+    let error = refused(records, vec![Change::RequestCancel(operation_id(1))]).await;
+    assert!(matches!(error, RecordError::Stale(_)), "{error:?}");
+    let broken_off = OperationState::Cancelled("by a request".to_owned());
+    done(records, vec![end(broken_off.clone())]).await;
+    let ended = records.operation(operation_id(1)).await.expect("readable").expect("recorded");
+    assert_eq!(ended.state, broken_off);
+}
+
+async fn an_operation_on_a_disk_has_its_turn_with_the_vm(records: &dyn Record) {
+    let vm = Subject::Vm(vm_id(2));
+    let attach = Operation {
+        subject: Subject::Disk(disk_id(3)),
+        verb: Verb::DiskAttach,
+        turn_of: Some(vm_id(2)),
+        ..operation(2)
+    };
+    let start = Operation { subject: vm.clone(), ..operation(3) };
+    let both = vec![Change::AddOperation(attach.clone()), Change::AddOperation(start.clone())];
+    done(records, both).await;
+    assert_eq!(records.in_turn(&vm).await, Ok(vec![attach.clone(), start.clone()]));
+    assert_eq!(records.unended(Some(&vm)).await, Ok(vec![start]));
+    assert_eq!(records.unended(Some(&attach.subject)).await, Ok(vec![attach.clone()]));
+    assert_eq!(records.in_turn(&attach.subject).await, Ok(vec![]));
+    for number in [2, 3] {
+        let (operation, state) = (operation_id(number), OperationState::Succeeded);
+        done(records, vec![Change::OperationState { operation, state, at: LATER }]).await;
+    }
+}
+
+async fn a_request_is_kept_once(records: &dyn Record) {
+    let key: IdempotencyKey = "0b9c7c1e".parse().expect("valid");
+    assert_eq!(records.request(&key).await, Ok(None));
+    let request = |let_in| KeptRequest {
+        key: key.clone(),
+        fingerprint: "POST /disks".to_owned(),
+        let_in,
+        at: LATER,
+    };
+    let first = request(LetIn::Subject(Subject::Disk(disk_id(3)), Some(operation_id(2))));
+    done(records, vec![Change::KeepRequest(first.clone())]).await;
+    assert_eq!(records.request(&key).await, Ok(Some(first.clone())));
+    let again = Change::KeepRequest(request(LetIn::Template(name("small"))));
+    let error = refused(records, vec![again]).await;
+    assert!(matches!(error, RecordError::Exists(_)), "{error:?}");
+    assert_eq!(records.request(&key).await, Ok(Some(first)));
+    let other = KeptRequest {
+        key: "another".parse().expect("valid"),
+        ..request(LetIn::Template(name("small")))
+    };
+    done(records, vec![Change::KeepRequest(other.clone())]).await;
+    assert_eq!(records.request(&other.key).await, Ok(Some(other)));
+}
+
+async fn the_boot_of_the_host_is_remembered(records: &dyn Record) {
+    assert_eq!(records.host_boot().await, Ok(None));
+    for boot in [7, 8].map(Uuid::from_u128) {
+        done(records, vec![Change::HostBoot(boot)]).await;
+        assert_eq!(records.host_boot().await, Ok(Some(boot)));
+    }
 }
 
 async fn issues_are_added_and_then_replaced(records: &dyn Record) {

@@ -5,13 +5,16 @@ use std::net::Ipv4Addr;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use super::lock;
 use crate::coherence::Recorded;
 use crate::disk::{Disk, DiskState, MountPoint};
-use crate::ident::{DiskId, Generation, IssueId, Name, OperationId, Timestamp, VmId};
-use crate::operation::{Operation, OperationState, Reason, Step, Subject};
-use crate::ports::{Change, JudgementRecord, Page, Recall, Record, RecordError};
+use crate::ident::{
+    DiskId, Generation, IdempotencyKey, IssueId, Name, OperationId, Timestamp, VmId,
+};
+use crate::operation::{Operation, Reason, Step, Subject};
+use crate::ports::{Change, JudgementRecord, KeptRequest, Page, Recall, Record, RecordError};
 use crate::repair::{Attempt, Issue, IssueState};
 use crate::template::Template;
 use crate::vm::{Vm, VmState};
@@ -32,6 +35,8 @@ struct Tables {
     operations: Vec<Operation>,
     issues: Vec<Issue>,
     judgements: Vec<JudgementRecord>,
+    requests: Vec<KeptRequest>,
+    host_boot: Option<Uuid>,
 }
 
 impl MemoryRecords {
@@ -123,6 +128,19 @@ impl Recall for MemoryRecords {
         })
     }
 
+    async fn in_turn(&self, turn: &Subject) -> Result<Vec<Operation>, RecordError> {
+        let unended = self.unended(None).await?;
+        Ok(unended.into_iter().filter(|one| one.turn() == *turn).collect())
+    }
+
+    async fn request(&self, key: &IdempotencyKey) -> Result<Option<KeptRequest>, RecordError> {
+        self.read(|tables| tables.requests.iter().find(|one| one.key == *key).cloned())
+    }
+
+    async fn host_boot(&self) -> Result<Option<Uuid>, RecordError> {
+        self.read(|tables| tables.host_boot)
+    }
+
     async fn issue(&self, id: IssueId) -> Result<Option<Issue>, RecordError> {
         self.read(|tables| tables.issues.iter().find(|one| one.id == id).cloned())
     }
@@ -197,15 +215,12 @@ impl Recall for MemoryRecords {
 fn repaired(operation: &Operation) -> Option<IssueId> {
     match &operation.reason {
         Reason::Repair { issue, .. } => Some(*issue),
-        Reason::User | Reason::Guest => None,
+        Reason::User | Reason::Guest | Reason::Boot => None,
     }
 }
 
 fn attempt(operation: &Operation) -> Attempt {
-    let error = match &operation.state {
-        OperationState::Failed(error) => Some(error.clone()),
-        OperationState::Pending | OperationState::Running | OperationState::Succeeded => None,
-    };
+    let error = operation.state.error().map(str::to_owned);
     Attempt::new(operation.verb, operation.created_at, error)
 }
 
@@ -239,6 +254,11 @@ impl Tables {
                 self.vm_mut(vm)?.machine = machine;
                 Ok(())
             }
+            Change::VmAutostart { vm, autostart, at } => {
+                let record = self.vm_mut(vm)?;
+                (record.autostart, record.updated_at) = (autostart, at);
+                Ok(())
+            }
             Change::AddDisk(disk) => self.add_disk(disk),
             Change::RemoveDisk(disk) => {
                 self.disk_mut(disk)?;
@@ -249,11 +269,23 @@ impl Tables {
                 let holding = Holding { state, vm, mount_point };
                 self.set_disk_state(disk, expected, holding, at)
             }
+            Change::DiskSize { disk, size_gib } => {
+                self.disk_mut(disk)?.size_gib = size_gib;
+                Ok(())
+            }
             Change::ExpectVm { vm, expected } => {
                 let record = self.vm_mut(vm)?;
                 fresh(record.generation, expected, || format!("VM {vm}"))
             }
             Change::AddOperation(operation) => self.add_operation(operation),
+            Change::RequestCancel(operation) => {
+                let record = self.operation_mut(operation)?;
+                if record.state.is_ended() {
+                    return Err(RecordError::Stale(format!("operation {operation}")));
+                }
+                record.cancel_requested = true;
+                Ok(())
+            }
             Change::OperationState { operation, state, at } => {
                 let record = self.operation_mut(operation)?;
                 record.ended_at = state.is_ended().then_some(at);
@@ -273,6 +305,17 @@ impl Tables {
             Change::AddJudgement(judgement) => {
                 self.know_issue(judgement.issue)?;
                 self.judgements.push(*judgement);
+                Ok(())
+            }
+            Change::KeepRequest(request) => {
+                if self.requests.iter().any(|one| one.key == request.key) {
+                    return Err(RecordError::Exists(format!("a request {}", request.key)));
+                }
+                self.requests.push(request);
+                Ok(())
+            }
+            Change::HostBoot(boot) => {
+                self.host_boot = Some(boot);
                 Ok(())
             }
         }
@@ -441,7 +484,10 @@ struct Holding {
 /// A disk without its VM: what says more than where it is attached stays as it is.
 fn let_go(state: &DiskState) -> DiskState {
     match state {
-        DiskState::Attached | DiskState::Attaching | DiskState::Detaching => DiskState::Available,
+        DiskState::Attached
+        | DiskState::Attaching
+        | DiskState::Detaching
+        | DiskState::Resizing(_) => DiskState::Available,
         DiskState::Creating
         | DiskState::Available
         | DiskState::Missing

@@ -5,13 +5,13 @@ use std::net::Ipv4Addr;
 
 use uuid::Uuid;
 
-use crate::disk::{Disk, DiskState, ImageFormat, MountPoint};
+use crate::disk::{Bus, Disk, DiskState, ImageFormat, MountPoint};
 use crate::evidence::Fact;
 use crate::ident::{DiskId, Generation, IssueId, Name, OperationId, Timestamp, VmId};
 use crate::lifecycle::{VmCommand, decide_vm};
 use crate::network::{Lease, Mac};
 use crate::operation::{Operation, OperationState, Reason, Subject, Verb};
-use crate::ports::{Target, VmTarget};
+use crate::ports::{DiskTarget, Target, VmTarget};
 use crate::repair::{
     Candidate, CandidateKind, Context, Decision, Issue, IssueState, Judgement, Mode, Verdict,
 };
@@ -52,7 +52,7 @@ pub fn mount_point(text: &str) -> MountPoint {
 
 /// Boots from the root disk.
 pub fn template(text: &str) -> Template {
-    let boot = Boot::RootDisk;
+    let boot = Boot::RootDisk { size_gib: 1 };
     Template { name: name(text), cpu_count: 1, ram_mib: 64, boot, created_at: MADE_AT }
 }
 
@@ -64,6 +64,7 @@ pub fn vm(number: u8, state: VmState) -> Vm {
         name: None,
         template: name("small"),
         state,
+        autostart: false,
         generation: Generation::FIRST,
         machine: None,
         lease: Lease { address: Ipv4Addr::new(10, 0, 0, number), mac: Mac::of(id) },
@@ -78,6 +79,7 @@ pub fn disk(number: u8, state: DiskState) -> Disk {
         id: disk_id(number),
         size_gib: 1,
         format: ImageFormat::Qcow2,
+        bus: Bus::VirtioScsi,
         state,
         mount_point: None,
         vm: None,
@@ -108,6 +110,8 @@ pub fn operation(number: u8) -> Operation {
         verb: Verb::VmStart,
         reason: Reason::User,
         state: OperationState::Pending,
+        turn_of: None,
+        cancel_requested: false,
         steps: transition.steps,
         created_at: MADE_AT,
         ended_at: None,
@@ -160,6 +164,11 @@ pub fn answer(policy: &str, verdict: Verdict, chosen: &[u32]) -> Judgement {
         fuel: 1,
         duration_us: 1,
     }
+}
+
+/// What effects on `disk` are applied to, held by `vm`.
+pub fn disk_target(disk: Disk, vm: Option<Vm>) -> Target {
+    Target::Disk(Box::new(DiskTarget { disk, vm }))
 }
 
 /// What effects on `vm` are applied to: no disks, no card.
