@@ -97,6 +97,8 @@ impl Backend for DryRun {
 
     async fn power_button(&self, id: Uuid) -> Result<(), BackendError> {
         let directory = self.directory(id);
+        // One that an earlier instance launched may not be watched yet.
+        self.watch.look(id);
         let wait = (!self.settings.ignore_power_button)
             .then(|| Duration::from_millis(self.settings.shutdown_ms));
         let pressed = blocking(move || machines::press_power_button(&directory, wait)).await?;
