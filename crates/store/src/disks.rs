@@ -1,7 +1,7 @@
 //! The table of disks: its rows, and the SQL that reads and changes them.
 
 use rusqlite::{Connection, Row, params};
-use vman_core::disk::{Disk, DiskState, MountPoint};
+use vman_core::disk::{Bus, Disk, DiskState, MountPoint};
 use vman_core::ident::{DiskId, Generation, Timestamp, VmId};
 use vman_core::ports::{Page, RecordError};
 use vman_core::vm::FailureReason;
@@ -42,11 +42,13 @@ pub(crate) fn of(connection: &Connection, vm: VmId) -> Result<Vec<Disk>, Fault> 
 fn read(row: &Row<'_>) -> Result<Disk, Fault> {
     let cells = Cells::new(row, "disks", "id")?;
     let reason: Option<String> = cells.get("state_reason")?;
+    let wanted = cells.maybe_number("wanted_gib")?;
     Ok(Disk {
         id: DiskId(cells.uuid("id")?),
         size_gib: cells.number("size_gib")?,
         format: cells.parsed("format")?,
-        state: cells.word("state", |word| DiskState::from_word(word, reason.as_deref()))?,
+        bus: cells.word("bus", Bus::from_word)?,
+        state: cells.word("state", |word| DiskState::from_word(word, reason.as_deref(), wanted))?,
         mount_point: cells.maybe_parsed("mount_point")?,
         vm: cells.maybe_parsed("vm")?.map(VmId),
         generation: Generation(cells.number("generation")?),
@@ -60,14 +62,17 @@ pub(crate) fn add(connection: &Connection, disk: &Disk) -> Result<(), Fault> {
         return Err(RecordError::Exists(format!("disk {}", disk.id)).into());
     }
     check_place(connection, disk.id, disk.vm, disk.mount_point.as_ref())?;
-    let sql = "INSERT INTO disks (id, size_gib, format, state, state_reason, mount_point, vm,
-        generation, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    let sql = "INSERT INTO disks (id, size_gib, format, bus, state, state_reason, wanted_gib,
+        mount_point, vm, generation, created_at, updated_at)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
     let values = params![
         disk.id.to_string(),
         integer(disk.size_gib),
         disk.format.word(),
+        disk.bus.word(),
         disk.state.word(),
         reason(&disk.state),
+        disk.state.wanted_gib().map(integer),
         disk.mount_point.as_ref().map(MountPoint::as_str),
         disk.vm.map(|vm| vm.to_string()),
         integer(disk.generation.0),
@@ -102,12 +107,13 @@ pub(crate) fn set_state(
         return Err(RecordError::Stale(format!("disk {id}")).into());
     }
     check_place(connection, id, holding.vm, holding.mount_point.as_ref())?;
-    let sql = "UPDATE disks SET state = ?2, state_reason = ?3, vm = ?4, mount_point = ?5,
-        generation = ?6, updated_at = ?7 WHERE id = ?1";
+    let sql = "UPDATE disks SET state = ?2, state_reason = ?3, wanted_gib = ?4, vm = ?5,
+        mount_point = ?6, generation = ?7, updated_at = ?8 WHERE id = ?1";
     let values = params![
         id.to_string(),
         holding.state.word(),
         reason(&holding.state),
+        holding.state.wanted_gib().map(integer),
         holding.vm.map(|vm| vm.to_string()),
         holding.mount_point.as_ref().map(MountPoint::as_str),
         integer(expected.next().0),
@@ -115,6 +121,14 @@ pub(crate) fn set_state(
     ];
     execute(connection, sql, values)?;
     Ok(())
+}
+
+pub(crate) fn set_size(connection: &Connection, id: DiskId, size_gib: u64) -> Result<(), Fault> {
+    let sql = "UPDATE disks SET size_gib = ?2 WHERE id = ?1";
+    match execute(connection, sql, params![id.to_string(), integer(size_gib)])? {
+        0 => Err(RecordError::NotFound(format!("disk {id}")).into()),
+        _ => Ok(()),
+    }
 }
 
 fn check_place(
@@ -138,8 +152,9 @@ fn check_place(
 /// no lost image comes back by this.
 pub(crate) fn let_go(connection: &Connection, vm: VmId, at: Timestamp) -> Result<(), Fault> {
     let sql = "UPDATE disks SET vm = NULL, generation = generation + 1, updated_at = ?2,
-        state = CASE WHEN state IN ('attaching', 'attached', 'detaching') THEN 'available'
-                     ELSE state END
+        wanted_gib = NULL,
+        state = CASE WHEN state IN ('attaching', 'attached', 'detaching', 'resizing')
+                     THEN 'available' ELSE state END
         WHERE vm = ?1";
     execute(connection, sql, params![vm.to_string(), integer(at.0)])?;
     Ok(())

@@ -12,6 +12,7 @@ mod json;
 mod open;
 mod operations;
 mod prune;
+mod requests;
 mod store;
 mod templates;
 mod threads;

@@ -19,7 +19,8 @@ const STATEMENTS_KEPT: usize = 128;
 const FILE_MODE: u32 = 0o600;
 
 /// One string for each version of the schema. What is released is never changed, only added to.
-const SCHEMA: &[M<'static>] = &[M::up(include_str!("schema.sql"))];
+const SCHEMA: &[M<'static>] =
+    &[M::up(include_str!("schema.sql")), M::up(include_str!("schema_2.sql")).foreign_key_check()];
 
 /// Why the records could not be opened, and what to do.
 #[derive(Debug, Error)]
@@ -126,17 +127,65 @@ fn refuse_others(path: &Path, connection: &Connection) -> Result<(), StoreError>
 }
 
 fn migrate(path: &Path, connection: &mut Connection) -> Result<(), StoreError> {
+    let enforce = |connection: &Connection, enforced: bool| {
+        let set = connection.pragma_update(None, "foreign_keys", enforced);
+        set.map_err(|error| StoreError::sql(path, &error))
+    };
+    // A table that is made anew would take with it what refers to it.
+    enforce(connection, false)?;
     Migrations::from_slice(SCHEMA).to_latest(connection).map_err(|error| {
         if let rusqlite_migration::Error::RusqliteError { err, .. } = &error {
             return StoreError::sql(path, err);
         }
         StoreError::Unusable { path: path.to_owned(), reason: error.to_string() }
-    })
+    })?;
+    enforce(connection, true)
 }
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+    use vman_core::disk::Bus;
+    use vman_core::ident::{DiskId, VmId};
+    use vman_core::template::Boot;
+
     use super::*;
+
+    #[test]
+    fn records_of_the_first_version_are_still_there_in_the_newest() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("vman.db");
+        let mut old = Connection::open(&path).expect("opens");
+        Migrations::from_slice(&SCHEMA[..1]).to_latest(&mut old).expect("the first version");
+        let (vm, disk, operation) = (Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3));
+        old.execute_batch(&format!(
+            "INSERT INTO templates VALUES ('small', 1, 64, 'root-disk', NULL, NULL, NULL, NULL, 5);
+            INSERT INTO vms (id, template, state, generation, address, created_at, updated_at)
+                VALUES ('{vm}', 'small', 'stopped', 1, '10.0.0.2', 5, 5);
+            INSERT INTO disks (id, size_gib, format, state, mount_point, vm, generation,
+                created_at, updated_at)
+                VALUES ('{disk}', 3, 'raw', 'attached', '/dev/sdb', '{vm}', 2, 5, 6);
+            INSERT INTO operations (id, subject_kind, subject_id, verb, reason, state, created_at)
+                VALUES ('{operation}', 'vm', '{vm}', 'vm.start', 'user', 'running', 5);
+            INSERT INTO operation_steps (operation, position, effect, undo, state)
+                VALUES ('{operation}', 0, 'launch', 'end', 'running');"
+        ))
+        .expect("written as the first version wrote");
+        drop(old);
+
+        let new = writer(&path).expect("opens");
+        let disk = crate::disks::find(&new, DiskId(disk)).expect("readable").expect("there");
+        assert_eq!((disk.size_gib, disk.bus, disk.vm), (3, Bus::VirtioBlk, Some(VmId(vm))));
+        let vm = crate::vms::find(&new, VmId(vm)).expect("readable").expect("there");
+        assert!(!vm.autostart);
+        let template = crate::templates::find(&new, &vm.template).expect("readable");
+        let boot = template.map(|template| template.boot);
+        assert_eq!(boot, Some(Boot::RootDisk { size_gib: 10 }));
+        let unended = crate::operations::unended(&new, None).expect("readable");
+        assert_eq!(unended.len(), 1);
+        assert_eq!((unended[0].steps.len(), unended[0].turn_of), (1, None));
+        new.execute("UPDATE disks SET vm = 'nobody'", []).expect_err("references are held again");
+    }
 
     #[test]
     fn the_schema_is_sound_from_the_first_version_to_the_last() {

@@ -1,7 +1,7 @@
 //! The tables of operations and their steps: their rows, and the SQL that reads and changes them.
 
 use rusqlite::{Connection, Row, params};
-use vman_core::ident::{IssueId, OperationId, Timestamp};
+use vman_core::ident::{IssueId, OperationId, Timestamp, VmId};
 use vman_core::operation::{
     Effect, Operation, OperationState, Reason, Step, StepState, Subject, Verb,
 };
@@ -37,6 +37,14 @@ pub(crate) fn unended(
     all(connection, sql, values, |row| read(connection, row))
 }
 
+pub(crate) fn in_turn(connection: &Connection, turn: &Subject) -> Result<Vec<Operation>, Fault> {
+    // The turn of a VM is its own and that of its disks.
+    let sql = "SELECT * FROM operations WHERE state IN ('pending', 'running')
+        AND ((turn_of IS NULL AND subject_kind = ?1 AND subject_id = ?2)
+            OR (?1 = 'vm' AND turn_of = ?2)) ORDER BY seq";
+    all(connection, sql, params![turn.kind(), turn.id()], |row| read(connection, row))
+}
+
 pub(crate) fn attempts(
     connection: &Connection,
     fingerprint: &str,
@@ -44,7 +52,7 @@ pub(crate) fn attempts(
 ) -> Result<Vec<Attempt>, Fault> {
     let sql = "SELECT operations.* FROM operations JOIN issues ON operations.issue = issues.id
         WHERE issues.fingerprint = ?1 AND operations.created_at >= ?2
-        AND operations.state IN ('succeeded', 'failed') ORDER BY operations.seq";
+        AND operations.state NOT IN ('pending', 'running') ORDER BY operations.seq";
     all(connection, sql, params![fingerprint, integer(since.0)], |row| {
         let cells = Cells::new(row, "operations", "id")?;
         let verb = cells.word("verb", Verb::from_word)?;
@@ -85,6 +93,8 @@ fn read(connection: &Connection, row: &Row<'_>) -> Result<Operation, Fault> {
         verb: cells.word("verb", Verb::from_word)?,
         reason: read_reason(&cells)?,
         state: cells.word("state", |word| OperationState::from_word(word, error.as_deref()))?,
+        turn_of: cells.maybe_parsed("turn_of")?.map(VmId),
+        cancel_requested: cells.get("cancel_requested")?,
         steps: read_steps(connection, id)?,
         created_at: cells.time("created_at")?,
         ended_at: cells.maybe_time("ended_at")?,
@@ -95,6 +105,7 @@ fn read_reason(cells: &Cells<'_>) -> Result<Reason, Fault> {
     Ok(match cells.get::<String>("reason")?.as_str() {
         "user" => Reason::User,
         "guest" => Reason::Guest,
+        "boot" => Reason::Boot,
         "repair" => {
             Reason::Repair { issue: IssueId(cells.uuid("issue")?), policy: cells.get("policy")? }
         }
@@ -124,24 +135,27 @@ pub(crate) fn add(connection: &Connection, operation: &Operation) -> Result<(), 
     let (reason, issue, policy) = match &operation.reason {
         Reason::User => ("user", None, None),
         Reason::Guest => ("guest", None, None),
+        Reason::Boot => ("boot", None, None),
         Reason::Repair { issue, policy } => ("repair", Some(*issue), Some(policy)),
     };
     if let Some(issue) = issue {
         issues::know(connection, issue)?;
     }
-    let sql = "INSERT INTO operations (id, subject_kind, subject_id, verb, reason, issue, policy,
-        state, error, created_at, ended_at)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    let sql = "INSERT INTO operations (id, subject_kind, subject_id, turn_of, verb, reason, issue,
+        policy, state, error, cancel_requested, created_at, ended_at)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
     let values = params![
         operation.id.to_string(),
         operation.subject.kind(),
         operation.subject.id(),
+        operation.turn_of.map(|vm| vm.to_string()),
         operation.verb.word(),
         reason,
         issue.map(|issue| issue.to_string()),
         policy,
         operation.state.word(),
-        error(&operation.state),
+        operation.state.error(),
+        operation.cancel_requested,
         integer(operation.created_at.0),
         operation.ended_at.map(|at| integer(at.0)),
     ];
@@ -153,13 +167,6 @@ pub(crate) fn add(connection: &Connection, operation: &Operation) -> Result<(), 
         write_step(connection, sql, operation.id, index, step)?;
     }
     Ok(())
-}
-
-fn error(state: &OperationState) -> Option<&str> {
-    match state {
-        OperationState::Failed(error) => Some(error),
-        OperationState::Pending | OperationState::Running | OperationState::Succeeded => None,
-    }
 }
 
 /// How many rows `sql` wrote; its parameters are those of an INSERT into `operation_steps`.
@@ -191,9 +198,21 @@ pub(crate) fn set_state(
 ) -> Result<(), Fault> {
     let sql = "UPDATE operations SET state = ?2, error = ?3, ended_at = ?4 WHERE id = ?1";
     let ended_at = state.is_ended().then_some(integer(at.0));
-    let values = params![id.to_string(), state.word(), error(state), ended_at];
+    let values = params![id.to_string(), state.word(), state.error(), ended_at];
     match execute(connection, sql, values)? {
         0 => Err(RecordError::NotFound(format!("operation {id}")).into()),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn request_cancel(connection: &Connection, id: OperationId) -> Result<(), Fault> {
+    let sql = "UPDATE operations SET cancel_requested = 1
+        WHERE id = ?1 AND state IN ('pending', 'running')";
+    match execute(connection, sql, [id.to_string()])? {
+        0 if find(connection, id)?.is_none() => {
+            Err(RecordError::NotFound(format!("operation {id}")).into())
+        }
+        0 => Err(RecordError::Stale(format!("operation {id}")).into()),
         _ => Ok(()),
     }
 }

@@ -13,21 +13,24 @@ pub(crate) struct Kept {
     pub(crate) operations: u32,
     /// Resolved issues that no kept operation names.
     pub(crate) issues: u32,
+    /// Requests that are known again when they are repeated.
+    pub(crate) requests: u32,
     /// Judgements on one issue: one that stays open is judged again and again.
     pub(crate) judgements: u32,
 }
 
 /// What a store keeps.
-pub(crate) const KEPT: Kept = Kept { operations: 10_000, issues: 10_000, judgements: 200 };
+pub(crate) const KEPT: Kept =
+    Kept { operations: 10_000, issues: 10_000, requests: 10_000, judgements: 200 };
 
 /// Commits from one pruning to the next: what is kept may be exceeded by what they add.
 pub(crate) const COMMITS_BETWEEN: u32 = 256;
 
 pub(crate) fn prune(connection: &Connection, kept: Kept) -> Result<(), Fault> {
-    let operations = "DELETE FROM operations WHERE state IN ('succeeded', 'failed')
+    let operations = "DELETE FROM operations WHERE state NOT IN ('pending', 'running')
         AND (reason = 'repair') = ?1 AND seq <= (
             SELECT seq FROM operations
-            WHERE state IN ('succeeded', 'failed') AND (reason = 'repair') = ?1
+            WHERE state NOT IN ('pending', 'running') AND (reason = 'repair') = ?1
             ORDER BY seq DESC LIMIT 1 OFFSET ?2)";
     for are_repairs in [false, true] {
         execute(connection, operations, params![are_repairs, kept.operations])?;
@@ -37,6 +40,9 @@ pub(crate) fn prune(connection: &Connection, kept: Kept) -> Result<(), Fault> {
             ORDER BY seq DESC LIMIT 1 OFFSET ?1)
         AND NOT EXISTS (SELECT 1 FROM operations WHERE operations.issue = issues.id)";
     execute(connection, issues, [kept.issues])?;
+    let requests = "DELETE FROM requests WHERE seq <= (
+        SELECT seq FROM requests ORDER BY seq DESC LIMIT 1 OFFSET ?1)";
+    execute(connection, requests, [kept.requests])?;
     Ok(())
 }
 
@@ -56,12 +62,14 @@ pub(crate) fn prune_judgements(
 mod tests {
     use vman_core::ident::OperationId;
     use vman_core::operation::{OperationState, Reason};
-    use vman_core::ports::JudgementRecord;
+    use vman_core::ports::{JudgementRecord, KeptRequest, LetIn};
     use vman_core::repair::{IssueState, Resolution, Verdict};
-    use vman_core::testing::samples::{MADE_AT, answer, issue, issue_id, operation, operation_id};
+    use vman_core::testing::samples::{
+        MADE_AT, answer, issue, issue_id, name, operation, operation_id,
+    };
 
     use super::*;
-    use crate::{issues, open, operations};
+    use crate::{issues, open, operations, requests};
 
     fn database() -> (tempfile::TempDir, Connection) {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -126,6 +134,22 @@ mod tests {
         prune(&database, Kept { issues: 1, ..KEPT }).expect("pruned");
         let kept = (1..=5).filter(|number| issues::know(&database, issue_id(*number)).is_ok());
         assert_eq!(kept.collect::<Vec<_>>(), [1, 2, 5]);
+    }
+
+    #[test]
+    fn the_oldest_requests_are_forgotten() {
+        let (_folder, database) = database();
+        let key = |number: u32| format!("key-{number}").parse().expect("valid");
+        for number in 1..=5 {
+            let let_in = LetIn::Template(name("small"));
+            let fingerprint = "POST /templates".to_owned();
+            let request = KeptRequest { key: key(number), fingerprint, let_in, at: MADE_AT };
+            requests::keep(&database, &request).expect("kept");
+        }
+        prune(&database, Kept { requests: 2, ..KEPT }).expect("pruned");
+        let is_kept =
+            |number: &u32| requests::find(&database, &key(*number)).expect("readable").is_some();
+        assert_eq!((1..=5).filter(is_kept).collect::<Vec<_>>(), [4, 5]);
     }
 
     #[test]

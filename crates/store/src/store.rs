@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, ErrorCode};
+use uuid::Uuid;
 use vman_core::coherence::Recorded;
 use vman_core::disk::Disk;
-use vman_core::ident::{DiskId, IssueId, Name, OperationId, Timestamp, VmId};
+use vman_core::ident::{DiskId, IdempotencyKey, IssueId, Name, OperationId, Timestamp, VmId};
 use vman_core::operation::{Operation, Subject};
 use vman_core::ports::{
-    Change, JudgementRecord, PAGE_LIMIT_MAX, Page, Recall, Record, RecordError,
+    Change, JudgementRecord, KeptRequest, PAGE_LIMIT_MAX, Page, Recall, Record, RecordError,
 };
 use vman_core::repair::{Attempt, Issue};
 use vman_core::template::Template;
@@ -21,7 +22,7 @@ use vman_core::vm::Vm;
 use crate::cells::Fault;
 use crate::open::{self, StoreError};
 use crate::threads::Threads;
-use crate::{disks, issues, operations, templates, vms, write};
+use crate::{disks, issues, operations, requests, templates, vms, write};
 
 /// Threads that read: lists are short, so a few suffice.
 const READERS: usize = 2;
@@ -147,6 +148,20 @@ impl Recall for Store {
     async fn unended(&self, subject: Option<&Subject>) -> Result<Vec<Operation>, RecordError> {
         let subject = subject.cloned();
         self.read(move |from| operations::unended(from, subject.as_ref())).await
+    }
+
+    async fn in_turn(&self, turn: &Subject) -> Result<Vec<Operation>, RecordError> {
+        let turn = turn.clone();
+        self.read(move |from| operations::in_turn(from, &turn)).await
+    }
+
+    async fn request(&self, key: &IdempotencyKey) -> Result<Option<KeptRequest>, RecordError> {
+        let key = key.clone();
+        self.read(move |from| requests::find(from, &key)).await
+    }
+
+    async fn host_boot(&self) -> Result<Option<Uuid>, RecordError> {
+        self.read(requests::host_boot).await
     }
 
     async fn issue(&self, id: IssueId) -> Result<Option<Issue>, RecordError> {

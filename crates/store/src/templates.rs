@@ -28,7 +28,7 @@ fn read(row: &Row<'_>) -> Result<Template, Fault> {
             cmdline: cells.word("cmdline", |text| Cmdline::parse(text).ok())?,
         },
         "firmware" => Boot::Firmware { firmware: cells.parsed("firmware")? },
-        "root-disk" => Boot::RootDisk,
+        "root-disk" => Boot::RootDisk { size_gib: cells.number("root_disk_gib")? },
         _ => return Err(cells.broken("boot", "it is none of its values")),
     };
     Ok(Template {
@@ -44,16 +44,17 @@ pub(crate) fn add(connection: &Connection, template: &Template) -> Result<(), Fa
     if find(connection, &template.name)?.is_some() {
         return Err(RecordError::Exists(format!("template {}", template.name)).into());
     }
-    let (boot, kernel, initrd, cmdline, firmware) = match &template.boot {
+    let (boot, kernel, initrd, cmdline, firmware, root_disk) = match &template.boot {
         Boot::Kernel { kernel, initrd, cmdline } => {
-            ("kernel", Some(kernel), initrd.as_ref(), Some(cmdline), None)
+            ("kernel", Some(kernel), initrd.as_ref(), Some(cmdline), None, None)
         }
-        Boot::Firmware { firmware } => ("firmware", None, None, None, Some(firmware)),
-        Boot::RootDisk => ("root-disk", None, None, None, None),
+        Boot::Firmware { firmware } => ("firmware", None, None, None, Some(firmware), None),
+        Boot::RootDisk { size_gib } => ("root-disk", None, None, None, None, Some(*size_gib)),
     };
     let sql = "INSERT INTO templates
-        (name, cpu_count, ram_mib, boot, kernel, initrd, cmdline, firmware, created_at)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+        (name, cpu_count, ram_mib, boot, kernel, initrd, cmdline, firmware, root_disk_gib,
+        created_at)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
     let values = params![
         template.name.as_str(),
         template.cpu_count,
@@ -63,6 +64,7 @@ pub(crate) fn add(connection: &Connection, template: &Template) -> Result<(), Fa
         initrd.map(|file| file.as_str()),
         cmdline.map(Cmdline::as_str),
         firmware.map(|file| file.as_str()),
+        root_disk.map(integer),
         integer(template.created_at.0),
     ];
     execute(connection, sql, values)?;

@@ -50,6 +50,7 @@ fn read(row: &Row<'_>) -> Result<Vm, Fault> {
         name: cells.maybe_parsed("name")?,
         template: cells.parsed("template")?,
         state: cells.word("state", |word| VmState::from_word(word, reason.as_deref()))?,
+        autostart: cells.get("autostart")?,
         generation: Generation(cells.number("generation")?),
         machine: read_machine(&cells)?,
         lease: Lease { address: cells.parsed("address")?, mac: Mac::of(id) },
@@ -92,14 +93,15 @@ pub(crate) fn expect(connection: &Connection, id: VmId, expected: Generation) ->
 pub(crate) fn add(connection: &Connection, vm: &Vm) -> Result<(), Fault> {
     refuse(connection, vm)?;
     let sql = "INSERT INTO vms
-        (id, name, template, state, state_reason, generation, address, created_at, updated_at)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+        (id, name, template, state, state_reason, autostart, generation, address, created_at,
+        updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
     let values = params![
         vm.id.to_string(),
         vm.name.as_ref().map(|name| name.as_str()),
         vm.template.as_str(),
         vm.state.word(),
         reason(&vm.state),
+        vm.autostart,
         integer(vm.generation.0),
         vm.lease.address.to_string(),
         integer(vm.created_at.0),
@@ -156,6 +158,18 @@ pub(crate) fn set_state(
     let generation = integer(expected.next().0);
     let values = params![id.to_string(), state.word(), reason(state), generation, integer(at.0)];
     execute(connection, sql, values)?;
+    Ok(())
+}
+
+pub(crate) fn set_autostart(
+    connection: &Connection,
+    id: VmId,
+    autostart: bool,
+    at: Timestamp,
+) -> Result<(), Fault> {
+    know(connection, id)?;
+    let sql = "UPDATE vms SET autostart = ?2, updated_at = ?3 WHERE id = ?1";
+    execute(connection, sql, params![id.to_string(), autostart, integer(at.0)])?;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use vman_core::ports::Change;
 use crate::cells::Fault;
 use crate::disks::Holding;
 use crate::prune::{COMMITS_BETWEEN, KEPT, prune};
-use crate::{disks, issues, operations, templates, vms};
+use crate::{disks, issues, operations, requests, templates, vms};
 
 /// Applies all of `changes` or none; `number` counts the commits of this store from 0.
 pub(crate) fn commit(
@@ -33,13 +33,16 @@ fn apply(to: &Connection, change: Change) -> Result<(), Fault> {
         Change::RemoveVm(vm, at) => vms::remove(to, vm, at),
         Change::VmState { vm, expected, state, at } => vms::set_state(to, vm, expected, &state, at),
         Change::VmMachine { vm, machine } => vms::set_machine(to, vm, machine.as_ref()),
+        Change::VmAutostart { vm, autostart, at } => vms::set_autostart(to, vm, autostart, at),
         Change::ExpectVm { vm, expected } => vms::expect(to, vm, expected),
         Change::AddDisk(disk) => disks::add(to, &disk),
         Change::RemoveDisk(disk) => disks::remove(to, disk),
         Change::DiskState { disk, expected, state, vm, mount_point, at } => {
             disks::set_state(to, disk, expected, &Holding { state, vm, mount_point }, at)
         }
+        Change::DiskSize { disk, size_gib } => disks::set_size(to, disk, size_gib),
         Change::AddOperation(operation) => operations::add(to, &operation),
+        Change::RequestCancel(operation) => operations::request_cancel(to, operation),
         Change::OperationState { operation, state, at } => {
             operations::set_state(to, operation, &state, at)
         }
@@ -48,6 +51,8 @@ fn apply(to: &Connection, change: Change) -> Result<(), Fault> {
         }
         Change::PutIssue(issue) => issues::put(to, &issue),
         Change::AddJudgement(judgement) => issues::add_judgement(to, &judgement),
+        Change::KeepRequest(request) => requests::keep(to, &request),
+        Change::HostBoot(boot) => requests::set_host_boot(to, boot),
     }
 }
 

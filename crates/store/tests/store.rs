@@ -79,7 +79,7 @@ fn disks() -> Vec<vman_core::disk::Disk> {
         "deleting",
     ];
     let of_each_state = (1..).zip(words).map(|(number, word)| {
-        let state = DiskState::from_word(word, Some("no room")).expect("a word of a disk state");
+        let state = DiskState::from_word(word, Some("no room"), Some(9)).expect("a word of a disk state");
         let format = [ImageFormat::Raw, ImageFormat::Qcow2][usize::from(number % 2)];
         let mount_point = (number % 2 == 0).then(|| mount_point("/dev/vdz"));
         vman_core::disk::Disk { format, mount_point, size_gib: 65_536, ..disk(number, state) }
@@ -91,7 +91,7 @@ fn templates() -> Vec<vman_core::template::Template> {
     let file = |text: &str| text.parse().expect("a valid file name");
     let cmdline = |text| Cmdline::parse(text).expect("a valid command line");
     let boots = [
-        Boot::RootDisk,
+        Boot::RootDisk { size_gib: 5 },
         Boot::Firmware { firmware: file("tiny.rom") },
         Boot::Kernel { kernel: file("vmlinuz"), initrd: None, cmdline: cmdline("") },
         Boot::Kernel {
