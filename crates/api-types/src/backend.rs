@@ -18,6 +18,10 @@ pub struct Backend {
     pub usable: bool,
     /// Why it is usable or not.
     pub reason: String,
+    /// What it does, or cannot do on this host, beyond running machines: e.g. how they are confined.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub notes: Vec<String>,
     /// The one this daemon uses.
     pub selected: bool,
 }

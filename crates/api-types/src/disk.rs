@@ -20,6 +20,20 @@ pub struct NewDisk {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "qcow2", pattern = "^(qcow2|raw)$")]
     pub format: Option<String>,
+    /// What it is attached to in a guest: `virtio-scsi` (if absent), whose disks are taken away
+    /// without the guest's help, or `virtio-blk`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "virtio-scsi", pattern = "^virtio-(scsi|blk)$")]
+    pub bus: Option<String>,
+}
+
+/// `POST /disks/{id}/resize`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResizeDisk {
+    /// GiB, more than it has: a disk only grows.
+    #[schema(example = 20, minimum = 1, maximum = 65_536)]
+    pub size: u64,
 }
 
 /// `POST /disks/{id}/attach`
@@ -45,8 +59,9 @@ pub struct Disk {
     /// is always right.
     #[schema(required = true, example = "/dev/sdb")]
     pub mount_point: Option<String>,
-    /// `creating`, `available`, `attaching`, `attached`, `detaching`, `missing`, `failed` or
-    /// `deleting`.
+    /// `creating`, `available`, `attaching`, `attached`, `detaching`, `resizing`, `missing`,
+    /// `failed` or `deleting`. While it is `detaching`, the guest has been asked for it and has not
+    /// let go.
     #[schema(example = "attached")]
     pub state: String,
     /// Why it is `failed`: what was tried, and what the host said.
@@ -58,11 +73,14 @@ pub struct Disk {
     /// `qcow2` or `raw`.
     #[schema(example = "qcow2")]
     pub format: String,
+    /// `virtio-scsi` or `virtio-blk`.
+    #[schema(example = "virtio-scsi")]
+    pub bus: String,
     /// The serial number the guest reads.
     #[schema(example = "5f2b6c1e7a444c0e9d2f")]
     pub serial: String,
     /// Where a guest with udev finds it, whatever its kernel calls it.
-    #[schema(example = "/dev/disk/by-id/virtio-5f2b6c1e7a444c0e9d2f")]
+    #[schema(example = "/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_5f2b6c1e7a444c0e9d2f")]
     pub device_path: String,
     /// Counts the changes of its state.
     #[schema(example = 2)]

@@ -14,7 +14,9 @@ pub struct Issue {
     /// The same for the same problem of the same subject, whenever it comes back.
     #[schema(example = "vm.process-missing:5f2b6c1e-7a44-4c0e-9d2f-0c6f3c1f9a10")]
     pub fingerprint: String,
-    /// E.g. `vm.process-missing`, `process.orphan`, `disk.file-missing`.
+    /// An open set: `vm.process-missing`, `vm.process-unexpected`, `vm.control-lost`,
+    /// `vm.guest-panicked`, `process.orphan`, `disk.file-missing`, `disk.attachment-mismatch`,
+    /// `disk.unplug-unanswered`, `file.orphan`, `device.orphan`.
     #[schema(example = "vm.process-missing")]
     pub kind: String,
     /// `info`, `warning`, `error` or `critical`.

@@ -19,7 +19,7 @@ mod template;
 mod vm;
 
 pub use backend::Backend;
-pub use disk::{AttachDisk, Disk, NewDisk};
+pub use disk::{AttachDisk, Disk, NewDisk, ResizeDisk};
 pub use health::{Health, Ready};
 pub use issue::{Candidate, Decision, DecisionError, Fact, FactValue, Issue};
 pub use network::NetworkConfig;
@@ -29,7 +29,7 @@ pub use policy::Policy;
 pub use problem::{FieldProblem, PROBLEM_CONTENT_TYPE, Problem};
 pub use subject::Subject;
 pub use template::{Boot, NewTemplate, Template};
-pub use vm::{NewVm, Process, Vm};
+pub use vm::{NewVm, Process, Vm, VmPatch};
 
 #[cfg(test)]
 mod tests {

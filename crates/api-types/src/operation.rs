@@ -10,17 +10,21 @@ use crate::Subject;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Operation {
     pub id: Uuid,
-    /// What it does, e.g. `vm.start`, `vm.delete`, `disk.create`.
+    /// What it does, e.g. `vm.start`, `vm.pause`, `disk.resize`.
     #[schema(example = "vm.start")]
     pub kind: String,
     pub subject: Subject,
-    /// `pending`, `running`, `succeeded` or `failed`.
+    /// `pending`, `running`, `succeeded`, `failed` or `cancelled`.
     #[schema(example = "succeeded")]
     pub state: String,
+    /// Somebody asked that it be broken off; `state` tells when that is done.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub cancel_requested: bool,
     pub reason: OperationReason,
     /// In the order they are carried out.
     pub steps: Vec<OperationStep>,
-    /// What failed, on what and why, if it did; its effects were undone.
+    /// What failed, on what and why, or who broke it off, if it ended so; its effects were undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// RFC 3339, UTC.
@@ -37,8 +41,8 @@ pub struct Operation {
 /// Why an operation was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OperationReason {
-    /// `user`: by a request. `repair`: a policy chose it for an issue. `guest`: the guest ended
-    /// itself.
+    /// `user`: by a request. `repair`: a policy chose it for an issue. `guest`: the guest did it,
+    /// e.g. ended itself. `boot`: the host was booted anew, and the VM is to start by itself.
     #[schema(example = "repair")]
     pub kind: String,
     /// The issue it is to repair.

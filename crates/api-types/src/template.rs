@@ -19,6 +19,11 @@ pub struct NewTemplate {
     /// What its VMs start from; absent: each VM's first disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<Boot>,
+    /// GiB, 1 to 65536: the size of the empty disk that a VM without one at `/dev/sda` gets when
+    /// it is first started; only without `boot`. Absent: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 10, minimum = 1, maximum = 65_536)]
+    pub root_disk_size: Option<u64>,
 }
 
 /// A template as it is recorded.
@@ -35,6 +40,10 @@ pub struct Template {
     /// `null`: each VM's first disk.
     #[schema(required = true)]
     pub boot: Option<Boot>,
+    /// GiB: the size of the disk that its VMs boot from, where they have none; `null` with `boot`.
+    #[serde(default)]
+    #[schema(required = true, example = 10)]
+    pub root_disk_size: Option<u64>,
     /// RFC 3339, UTC.
     #[schema(example = "2026-11-22T19:24:00.123Z")]
     pub created_at: String,

@@ -15,6 +15,20 @@ pub struct NewVm {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "web-1", min_length = 1, max_length = 63)]
     pub name: Option<String>,
+    /// Start it by itself when the host was booted anew while it ran; absent: no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = true)]
+    pub autostart: Option<bool>,
+}
+
+/// `PATCH /vms/{id}`, a JSON merge patch (RFC 7396); what is absent stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VmPatch {
+    /// Start it by itself when the host was booted anew while it ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = true)]
+    pub autostart: Option<bool>,
 }
 
 /// A VM as it is recorded.
@@ -32,6 +46,10 @@ pub struct Vm {
     /// Why it is `failed`: what was tried, and what the host said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_reason: Option<String>,
+    /// Whether it is started by itself when the host was booted anew while it ran.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub autostart: bool,
     /// Its address in the network of `GET /network/config`.
     #[schema(example = "10.77.0.2")]
     pub local_ip: String,
