@@ -70,7 +70,7 @@ impl Apply for Networker {
                 Ok(Applied { machine: MachineChange::Same, note })
             }
             (
-                Part::Network(_) | Part::Machine(_) | Part::Image(_) | Part::QuarantineFile,
+                Part::Network(_) | Part::Machine(_) | Part::Disk(_) | Part::QuarantineFile,
                 Target::Vm(_) | Target::Machine(_) | Target::Disk(_) | Target::File(_),
             ) => Err(not_ours(effect)),
         }
@@ -94,7 +94,7 @@ impl Networker {
 }
 
 fn not_ours(effect: Effect) -> ApplyError {
-    ApplyError(format!(
+    ApplyError::failed(format!(
         "{} is not a network effect on a machine; this is a fault in vman: please report it",
         effect.word()
     ))
@@ -110,6 +110,7 @@ impl Survey for Networker {
 #[cfg(test)]
 mod tests {
     use vman_core::disk::DiskState;
+    use vman_core::ports::DiskTarget;
     use vman_core::testing::samples;
     use vman_core::vm::VmState;
 
@@ -156,7 +157,10 @@ mod tests {
                 }
             }
         }
-        let disk = Target::Disk(Box::new(samples::disk(1, DiskState::Available)));
+        let disk = Target::Disk(Box::new(DiskTarget {
+            disk: samples::disk(1, DiskState::Available),
+            vm: None,
+        }));
         let error = networker.apply(Effect::ConnectNetwork, &disk).await;
         error.expect_err("a disk has no network");
     }

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use uuid::Uuid;
 use vman_core::coherence::Recorded;
 use vman_core::disk::Disk;
-use vman_core::ident::{DiskId, IssueId, OperationId, VmId};
+use vman_core::ident::{DiskId, IdempotencyKey, IssueId, OperationId, VmId};
 use vman_core::operation::{Operation, Subject};
-use vman_core::ports::{JudgementRecord, Page, Recall, RecordError};
+use vman_core::ports::{JudgementRecord, KeptRequest, Page, Recall, RecordError};
 use vman_core::repair::{Attempt, Issue};
 use vman_core::vm::Vm;
 
@@ -65,6 +66,15 @@ impl Recall for Unreadable {
     }
     async fn unended(&self, subject: Option<&Subject>) -> Read<Vec<Operation>> {
         self.read()?.unended(subject).await
+    }
+    async fn in_turn(&self, turn: &Subject) -> Read<Vec<Operation>> {
+        self.read()?.in_turn(turn).await
+    }
+    async fn request(&self, key: &IdempotencyKey) -> Read<Option<KeptRequest>> {
+        self.read()?.request(key).await
+    }
+    async fn host_boot(&self) -> Read<Option<Uuid>> {
+        self.read()?.host_boot().await
     }
     async fn issue(&self, id: IssueId) -> Read<Option<Issue>> {
         self.read()?.issue(id).await
