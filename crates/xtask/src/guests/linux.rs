@@ -17,13 +17,18 @@ const KERNELS: [&str; 2] = ["linux-image-cloud-amd64", "linux-image-virtual"];
 /// What the guest needs: disks and network of QEMU, and the power button.
 const MODULES: &[&str] =
     &["virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_net", "button", "evdev"];
-const INIT: &[u8] = include_bytes!("../../../../tests/guests/linux/init");
+/// Our own programs in the guest: where, and what.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("init", include_str!("../../../../tests/guests/linux/init")),
+    ("bin/disk", include_str!("../../../../tests/guests/linux/disk")),
+    ("bin/disk-event", include_str!("../../../../tests/guests/linux/disk-event")),
+];
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Makes `vmlinuz` and `initrd.gz` in `folder`, unless they are there and still right.
 pub(super) fn build(tree: &Tree, folder: &Path) -> Result<()> {
     let stamp = folder.join("linux.stamp");
-    let inputs = format!("{MODULES:?}\n{}", String::from_utf8_lossy(INIT));
+    let inputs = format!("{MODULES:?}\n{PROGRAMS:?}");
     let files = [folder.join("vmlinuz"), folder.join("initrd.gz")];
     let made = fs::read_to_string(&stamp).is_ok_and(|text| text == inputs);
     if made && files.iter().all(|file| file.is_file()) {
@@ -117,7 +122,9 @@ fn pack(kernel: &Path, version: &str, out: &Path) -> Result<()> {
     for folder in ["bin", "dev", "etc", "lib", "lib/modules", "proc", "root", "sys", "tmp"] {
         archive.folder(folder)?;
     }
-    archive.program("init", INIT)?;
+    for (name, content) in PROGRAMS {
+        archive.program(name, content.as_bytes())?;
+    }
     archive.program("bin/busybox", &busybox)?;
     let mut order = String::new();
     for module in &modules {
