@@ -1,14 +1,15 @@
 //! Each kind of incoherence found from its evidence, and from nothing less.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use uuid::Uuid;
 
 use super::*;
-use crate::disk::ImageFormat;
+use crate::disk::{Bus, DiskState, ImageFormat};
 use crate::network::{Lease, Mac};
-use crate::sighting::{DeviceSeen, FileSeen, Surveyed};
-use crate::vm::FailureReason;
+use crate::sighting::{DeviceSeen, ExitCause, FileKind, FileSeen, Guest, Sightings, Surveyed};
+use crate::vm::{FailureReason, Process, VmState};
 
 const NOW: Timestamp = Timestamp(1_000_000);
 
@@ -19,6 +20,7 @@ fn vm(number: u128, state: VmState) -> Vm {
         name: None,
         template: "small".parse().expect("valid"),
         state,
+        autostart: false,
         generation: Generation(3),
         machine: None,
         lease: Lease { address: Ipv4Addr::new(10, 0, 0, 2), mac: Mac::of(id) },
@@ -32,6 +34,7 @@ fn disk(number: u128, state: DiskState, holder: Option<VmId>) -> Disk {
         id: DiskId(Uuid::from_u128(number)),
         size_gib: 1,
         format: ImageFormat::Raw,
+        bus: Bus::VirtioScsi,
         state,
         mount_point: None,
         vm: holder,
@@ -46,6 +49,8 @@ fn seen(guest: Guest, started_at: Option<Timestamp>) -> MachineSeen {
         machine: Machine { backend: "test".to_owned(), process: None },
         guest,
         started_at,
+        age_ms: 0,
+        disks: None,
     }
 }
 
@@ -63,6 +68,7 @@ fn empty_host() -> Sightings {
         machines: Surveyed::Known(BTreeMap::new()),
         files: Surveyed::Known(BTreeMap::new()),
         devices: Surveyed::Known(BTreeMap::new()),
+        ended: BTreeMap::new(),
     }
 }
 
@@ -220,4 +226,78 @@ fn a_machine_of_another_backend_is_not_called_gone() {
     assert_eq!(kinds(&recorded(vec![owner.clone()], vec![]), &empty_host()), []);
     owner.machine = Some(Machine { backend: "test".to_owned(), process: None });
     assert_eq!(kinds(&recorded(vec![owner], vec![]), &empty_host()), [Kind::VmProcessMissing]);
+}
+
+#[test]
+fn how_a_machine_ended_is_told_with_its_loss_but_not_an_earlier_end() {
+    let machine = |pid| Machine {
+        backend: "test".to_owned(),
+        process: Some(Process { pid, start_time: 1, boot_id: Uuid::nil() }),
+    };
+    let mut owner = vm(1, VmState::Running);
+    owner.machine = Some(machine(7));
+    let records = recorded(vec![owner.clone()], vec![]);
+    let facts = |pid| {
+        let (cause, detail) = (ExitCause::OutOfMemory, "the kernel ended it".to_owned());
+        let ended = MachineEnded { machine: machine(pid), cause, detail };
+        let host = Sightings { ended: BTreeMap::from([(owner.id, ended)]), ..empty_host() };
+        detect(&records, &host, NOW).remove(0).wrong.facts()
+    };
+    let cause = Fact::text("exit.cause", "out-of-memory");
+    assert!(facts(7).contains(&cause));
+    assert!(!facts(6).contains(&cause));
+}
+
+#[test]
+fn a_machine_that_is_silent_for_long_is_named_and_one_that_is_busy_is_not() {
+    let owner = vm(1, VmState::Running);
+    let records = recorded(vec![owner.clone()], vec![]);
+    let host = |age_ms, guest| with_machine(owner.id, MachineSeen { age_ms, ..seen(guest, None) });
+    let silent = || Guest::Unknown("no answer".to_owned());
+    assert_eq!(kinds(&records, &host(CONTROL_SILENT_MS, silent())), [Kind::VmControlLost]);
+    assert_eq!(kinds(&records, &host(CONTROL_SILENT_MS - 1, silent())), []);
+    assert_eq!(kinds(&records, &host(CONTROL_SILENT_MS, Guest::Running)), []);
+}
+
+#[test]
+fn a_guest_that_panicked_is_named() {
+    let owner = vm(1, VmState::Running);
+    let host = with_machine(owner.id, seen(Guest::Panicked, None));
+    assert_eq!(kinds(&recorded(vec![owner], vec![]), &host), [Kind::VmGuestPanicked]);
+}
+
+/// A disk that was asked for at 1, its VM, and what its machine has of it.
+fn asked_for(has: Option<bool>) -> (Recorded, Sightings, Disk) {
+    let owner = vm(1, VmState::Running);
+    let asked = disk(4, DiskState::Detaching, Some(owner.id));
+    let disks = has.map(|has| BTreeSet::from_iter(has.then_some(asked.id)));
+    let host = with_machine(owner.id, MachineSeen { disks, ..seen(Guest::Running, None) });
+    (recorded(vec![owner], vec![asked.clone()]), host, asked)
+}
+
+#[test]
+fn a_disk_the_guest_does_not_let_go_of_is_named_after_its_time() {
+    let (records, host, asked) = asked_for(Some(true));
+    assert_eq!(kinds(&records, &host), [Kind::DiskUnplugUnanswered]);
+    let soon = Timestamp(asked.updated_at.0 + UNPLUG_MS - 1);
+    assert_eq!(detect(&records, &host, soon), []);
+    assert_eq!(disks_released(&records, &host), []);
+}
+
+#[test]
+fn a_disk_is_released_once_its_machine_is_seen_without_it() {
+    let (records, host, asked) = asked_for(Some(false));
+    let released = [DiskReleased { disk: asked.id, generation: asked.generation }];
+    assert_eq!(disks_released(&records, &host), released);
+    assert_eq!(disks_released(&records, &empty_host()), released, "its machine is gone");
+    assert_eq!(kinds(&records, &host), []);
+}
+
+#[test]
+fn a_disk_of_a_machine_that_cannot_be_asked_is_neither_released_nor_accused() {
+    let (records, host, _) = asked_for(None);
+    for host in [host, Sightings::default()] {
+        assert_eq!(disks_released(&records, &host), []);
+        assert!(!kinds(&records, &host).contains(&Kind::DiskUnplugUnanswered));
+    }
 }

@@ -10,6 +10,7 @@ fn issue() -> Issue {
         vm: VmId(Uuid::from_u128(1)),
         generation: Generation(2),
         machine: None,
+        ended: None,
     };
     let found = Incoherence { wrong, seen_at: Timestamp(10) };
     Issue::new(IssueId(Uuid::from_u128(5)), &found)

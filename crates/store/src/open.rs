@@ -45,6 +45,13 @@ pub enum StoreError {
          [storage] path", path.display()
     )]
     Foreign { path: PathBuf },
+    #[error(
+        "another program has the records {} locked; end it (`fuser {}` names it) and start again",
+        path.display(), path.display()
+    )]
+    Locked { path: PathBuf },
+    #[error("no space is left for the records {}; free some on its file system", path.display())]
+    Full { path: PathBuf },
     #[error("cannot prepare the records {}: {reason}", path.display())]
     Unusable { path: PathBuf, reason: String },
 }
@@ -59,6 +66,8 @@ impl StoreError {
             Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
                 Self::Inaccessible { path, source: io::Error::other(reason) }
             }
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked { path },
+            Some(ErrorCode::DiskFull) => Self::Full { path },
             // Hundreds of codes: the text says which.
             Some(_) | None => Self::Unusable { path, reason },
         }
@@ -150,6 +159,18 @@ mod tests {
     use vman_core::template::Boot;
 
     use super::*;
+
+    #[test]
+    fn records_that_another_program_has_locked_say_so() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("vman.db");
+        drop(writer(&path).expect("opens"));
+        let other = Connection::open(&path).expect("opens");
+        other.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").expect("locked");
+        let refused = writer(&path).expect_err("somebody has it");
+        assert!(matches!(refused, StoreError::Locked { .. }), "{refused:?}");
+        assert!(refused.to_string().contains("fuser"), "{refused}");
+    }
 
     #[test]
     fn records_of_the_first_version_are_still_there_in_the_newest() {

@@ -123,7 +123,11 @@ mod tests {
         assert!(text.contains(&place) && text.contains("negative"), "{text}");
 
         database
-            .execute("UPDATE templates SET boot = 'kernel', kernel = '../x', cmdline = ''", [])
+            .execute(
+                "UPDATE templates SET boot = 'kernel', kernel = '../x', cmdline = '',
+                root_disk_gib = NULL",
+                [],
+            )
             .unwrap();
         let text = told(templates::find(&database, &name("small")).unwrap_err());
         assert!(text.contains("column kernel") && text.contains("../x"), "{text}");

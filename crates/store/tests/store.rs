@@ -74,12 +74,14 @@ fn disks() -> Vec<vman_core::disk::Disk> {
         "attaching",
         "attached",
         "detaching",
+        "resizing",
         "missing",
         "failed",
         "deleting",
     ];
     let of_each_state = (1..).zip(words).map(|(number, word)| {
-        let state = DiskState::from_word(word, Some("no room"), Some(9)).expect("a word of a disk state");
+        let state =
+            DiskState::from_word(word, Some("no room"), Some(9)).expect("a word of a disk state");
         let format = [ImageFormat::Raw, ImageFormat::Qcow2][usize::from(number % 2)];
         let mount_point = (number % 2 == 0).then(|| mount_point("/dev/vdz"));
         vman_core::disk::Disk { format, mount_point, size_gib: 65_536, ..disk(number, state) }
@@ -361,7 +363,7 @@ fn the_records_of_a_newer_vman_are_left_as_they_are() {
     raw.pragma_update(None, "user_version", 99).expect("written");
     drop(raw);
     let (error, text) = refusal(&path);
-    assert!(matches!(error, StoreError::Newer { found: 99, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, StoreError::Newer { found: 99, known: 2, .. }), "{error:?}");
     assert!(text.contains("99"), "{text}");
 }
 
