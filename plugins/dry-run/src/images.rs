@@ -2,13 +2,17 @@
 //! blocks.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
-use vman_plugin::{BackendError, ErrorCode, ImageFormat, ImageInfo, ImageRef, ImageSpec};
+use vman_plugin::{
+    BackendError, ErrorCode, ImageFormat, ImageGrowth, ImageInfo, ImageRef, ImageSpec,
+};
+
+use crate::files;
 
 /// A virtual size is a multiple of this.
 const SECTOR: u64 = 512;
@@ -25,10 +29,7 @@ struct Content {
 }
 
 pub(crate) fn create(spec: &ImageSpec) -> Result<(), BackendError> {
-    if spec.virtual_size == 0 || !spec.virtual_size.is_multiple_of(SECTOR) {
-        let why = format!("the size {} is not a multiple of {SECTOR}", spec.virtual_size);
-        return Err(error(ErrorCode::Invalid, &spec.path, "made", &why));
-    }
+    check_size(&spec.path, "made", spec.virtual_size)?;
     let wanted = Content { format: spec.format, virtual_size: spec.virtual_size };
     if write_new(&spec.path, &wanted)? {
         return Ok(());
@@ -65,27 +66,52 @@ pub(crate) fn inspect(image: &ImageRef) -> Result<ImageInfo, BackendError> {
 }
 
 pub(crate) fn delete(image: &ImageRef) -> Result<(), BackendError> {
-    match std::fs::remove_file(&image.path) {
-        Err(why) if why.kind() != ErrorKind::NotFound => Err(failed(&image.path, "removed", &why)),
-        Ok(()) | Err(_) => Ok(()),
+    files::remove(&image.path).map_err(|why| failed(&image.path, "removed", &why))
+}
+
+/// Never smaller; of this size already is left alone.
+pub(crate) fn grow(growth: &ImageGrowth) -> Result<(), BackendError> {
+    let ImageGrowth { path, format, virtual_size } = growth;
+    check_size(path, "resized", *virtual_size)?;
+    let now = inspect(&ImageRef { path: path.clone(), format: *format })?.virtual_size;
+    if *virtual_size == now {
+        return Ok(());
     }
+    if *virtual_size < now {
+        let why = format!("it has {now} bytes, and {virtual_size} are fewer");
+        return Err(error(ErrorCode::Invalid, path, "resized", &why));
+    }
+    let larger = Content { format: *format, virtual_size: *virtual_size };
+    let replaced = write_beside(path, &larger).and_then(|file| files::replace(path, file));
+    if replaced.map_err(|why| failed(path, "resized", &why))? {
+        return Ok(());
+    }
+    Err(error(ErrorCode::NotFound, path, "resized", "it was removed meanwhile"))
+}
+
+fn check_size(path: &Path, what: &str, size: u64) -> Result<(), BackendError> {
+    if size != 0 && size.is_multiple_of(SECTOR) {
+        return Ok(());
+    }
+    let why = format!("the size {size} is not a multiple of {SECTOR}");
+    Err(error(ErrorCode::Invalid, path, what, &why))
 }
 
 /// `false` if something is there already; it is left as it is.
 fn write_new(path: &Path, content: &Content) -> Result<bool, BackendError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let json = serde_json::to_vec(content).expect("a format and a number are JSON");
-    let written = NamedTempFile::new_in(folder).and_then(|mut file| {
-        file.write_all(&json)?;
-        file.as_file().sync_all()?;
-        Ok(file)
-    });
-    let file = written.map_err(|why| failed(path, "made", &why))?;
+    let file = write_beside(path, content).map_err(|why| failed(path, "made", &why))?;
     match file.persist_noclobber(path) {
         Ok(_) => Ok(true),
         Err(kept) if kept.error.kind() == ErrorKind::AlreadyExists => Ok(false),
         Err(kept) => Err(failed(path, "made", &kept.error)),
     }
+}
+
+fn write_beside(path: &Path, content: &Content) -> std::io::Result<NamedTempFile> {
+    let json = serde_json::to_vec(content).expect("a format and a number are JSON");
+    let file = files::beside(path, &json)?;
+    file.as_file().sync_all()?;
+    Ok(file)
 }
 
 /// What the file stands for, and the bytes it occupies; `None` if it is not there.

@@ -1,29 +1,37 @@
 //! A backend that simulates machines and images: files take the place of both, so that everything
 //! above it can be used and tested without a hypervisor. No guest runs, and no process is started.
 
+mod disks;
+mod files;
 mod images;
 mod machines;
 mod settings;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 use vman_plugin::{
-    Backend, BackendConfig, BackendContext, BackendError, Capabilities, ErrorCode, ImageFormat,
-    ImageInfo, ImageRef, ImageSpec, Machine, MachineSighting, MachineSpec, Manifest, Probe, Survey,
+    Backend, BackendConfig, BackendContext, BackendError, Bus, Capabilities, DiskAttachment,
+    DiskGrowth, DiskRemoval, ErrorCode, ImageFormat, ImageGrowth, ImageInfo, ImageRef, ImageSpec,
+    Machine, MachineSighting, MachineSpec, Manifest, Probe, Survey, Unplug,
 };
 
 use crate::settings::Settings;
-use crate::watch::Watch;
+use crate::watch::{CLOCK_SLACK, Watch};
+
+/// How long `detach_disk` waits for the guest.
+const UNPLUG_WAIT: Duration = Duration::from_millis(100);
 
 vman_plugin::export_backend!(DryRun);
 
 /// The simulated backend. A running machine is a file, `machine.json`, in the machine's directory:
 /// it outlives the daemon, whoever deletes it crashes the machine, and whoever changes its `state`
-/// changes what the guest seems to do.
+/// changes what the guest seems to do. It also tells the machine's `disks`, and how often it was
+/// started and reset. Why it ended is told by `machine.end` beside it, e.g.
+/// `{"cause": "out-of-memory", "detail": "for people"}`, if that was written before.
 #[derive(Debug)]
 pub struct DryRun {
     machines_dir: PathBuf,
@@ -42,7 +50,10 @@ impl Backend for DryRun {
                 processes: false,
                 power_button: true,
                 image_formats: vec![ImageFormat::Qcow2, ImageFormat::Raw],
-                ..Capabilities::default()
+                pause: true,
+                reset: true,
+                hot_plug: vec![Bus::VirtioScsi, Bus::VirtioBlk],
+                resize: true,
             },
             sdk: String::new(),
         }
@@ -90,7 +101,7 @@ impl Backend for DryRun {
         let directory = self.directory(machine.id);
         let sighting = blocking(move || machines::sight(&directory, machine.id))
             .await?
-            .ok_or_else(|| gone(machine.id))?;
+            .ok_or_else(|| machines::gone(machine.id))?;
         self.watch.look(machine.id);
         Ok(sighting)
     }
@@ -101,10 +112,7 @@ impl Backend for DryRun {
         self.watch.look(id);
         let wait = (!self.settings.ignore_power_button)
             .then(|| Duration::from_millis(self.settings.shutdown_ms));
-        let pressed = blocking(move || machines::press_power_button(&directory, wait)).await?;
-        if !pressed {
-            return Err(gone(id));
-        }
+        blocking(move || machines::press_power_button(&directory, id, wait)).await?;
         if let Some(wait) = wait {
             self.watch.look_after(id, wait);
         }
@@ -118,6 +126,64 @@ impl Backend for DryRun {
 
     async fn kill(&self, id: Uuid) -> Result<(), BackendError> {
         self.end(id).await
+    }
+
+    async fn sight(&self, id: Uuid) -> Result<Option<MachineSighting>, BackendError> {
+        let directory = self.directory(id);
+        blocking(move || machines::sight(&directory, id)).await
+    }
+
+    async fn pause(&self, id: Uuid) -> Result<(), BackendError> {
+        fault(self.settings.fail_pause.as_deref(), "pause")?;
+        self.change(id, machines::pause).await
+    }
+
+    async fn resume(&self, id: Uuid) -> Result<(), BackendError> {
+        fault(self.settings.fail_resume.as_deref(), "resume")?;
+        self.change(id, machines::resume).await
+    }
+
+    async fn reset(&self, id: Uuid) -> Result<(), BackendError> {
+        fault(self.settings.fail_reset.as_deref(), "reset")?;
+        self.change(id, machines::reset).await
+    }
+
+    async fn attach_disk(&self, attachment: DiskAttachment) -> Result<(), BackendError> {
+        fault(self.settings.fail_attach.as_deref(), "attach-disk")?;
+        let (machines_dir, id) = (self.machines_dir.clone(), attachment.id);
+        let attach =
+            move |directory: &Path, _| disks::attach(&machines_dir, directory, &attachment);
+        self.change(id, attach).await
+    }
+
+    async fn detach_disk(&self, removal: DiskRemoval) -> Result<Unplug, BackendError> {
+        fault(self.settings.fail_detach.as_deref(), "detach-disk")?;
+        let id = removal.id;
+        let (asked_for, guest) = (removal.clone(), self.settings.guest());
+        let ask = move |directory: &Path, _| disks::ask_for(directory, &asked_for, guest);
+        let Some(asked) = self.change(id, ask).await? else {
+            return Ok(Unplug::Done);
+        };
+        let left = asked.left().map(|left| left + CLOCK_SLACK);
+        tokio::time::sleep(left.unwrap_or(UNPLUG_WAIT).min(UNPLUG_WAIT)).await;
+        let unplug = self.change(id, move |directory, _| disks::unplug(directory, &removal));
+        let unplug = unplug.await?;
+        if let (Unplug::Waiting, Some(left)) = (unplug, asked.left()) {
+            self.watch.look_after(id, left);
+        }
+        Ok(unplug)
+    }
+
+    async fn resize_disk(&self, growth: DiskGrowth) -> Result<(), BackendError> {
+        fault(self.settings.fail_resize.as_deref(), "resize-disk")?;
+        let directory = self.directory(growth.id);
+        blocking(move || disks::grow(&directory, &growth)).await
+    }
+
+    async fn resize_image(&self, growth: ImageGrowth) -> Result<(), BackendError> {
+        fault(self.settings.fail_resize.as_deref(), "resize-image")?;
+        let machines_dir = self.machines_dir.clone();
+        blocking(move || disks::grow_image(&machines_dir, &growth)).await
     }
 
     async fn create_image(&self, spec: ImageSpec) -> Result<(), BackendError> {
@@ -136,7 +202,13 @@ impl Backend for DryRun {
     async fn survey(&self) -> Result<Survey, BackendError> {
         fault(self.settings.fail_survey.as_deref(), "survey")?;
         let machines_dir = self.machines_dir.clone();
-        blocking(move || machines::survey(&machines_dir)).await
+        let watch = self.watch.clone();
+        blocking(move || {
+            let machines = machines::survey(&machines_dir)?;
+            let ended = watch.ended(&machines);
+            Ok(Survey { machines, ended })
+        })
+        .await
     }
 }
 
@@ -146,22 +218,26 @@ impl DryRun {
     }
 
     async fn end(&self, id: Uuid) -> Result<(), BackendError> {
+        self.change(id, |directory, _| machines::end(directory)).await
+    }
+
+    /// Does something to the machine in its directory, and tells what that changes.
+    async fn change<T: Send + 'static>(
+        &self,
+        id: Uuid,
+        how: impl FnOnce(&Path, Uuid) -> Result<T, BackendError> + Send + 'static,
+    ) -> Result<T, BackendError> {
         let directory = self.directory(id);
-        blocking(move || machines::end(&directory)).await?;
+        // One that an earlier instance launched may not be watched yet.
         self.watch.look(id);
-        Ok(())
+        let done = blocking(move || how(&directory, id)).await?;
+        self.watch.look(id);
+        Ok(done)
     }
 }
 
 fn machine(id: Uuid) -> Machine {
     Machine { id, process: None }
-}
-
-fn gone(id: Uuid) -> BackendError {
-    BackendError::new(
-        ErrorCode::NotFound,
-        format!("the simulated machine {id} does not run: its machine.json is not there"),
-    )
 }
 
 fn fault(reason: Option<&str>, verb: &str) -> Result<(), BackendError> {

@@ -1,39 +1,65 @@
 //! Simulated machines: what is on the disk of each, and what that means. A machine lives as long
-//! as its `machine.json`; nothing is kept in memory.
+//! as its `machine.json`; nothing is kept in memory. Its own disks are in `disks`.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 use uuid::Uuid;
 use vman_plugin::{
-    BackendError, Control, ErrorCode, ImageRef, Machine, MachineSighting, MachineSpec, RunState,
-    Survey,
+    BackendError, Control, ErrorCode, ExitCause, Machine, MachineSighting, MachineSpec, RunState,
 };
 
-use crate::images;
+use crate::disks::{self, Disk};
+use crate::files;
 
 /// There while the machine runs.
 const MACHINE_FILE: &str = "machine.json";
 /// There once the power button was pressed and heard: when the guest is off, in milliseconds
-/// after 1970. Apart from the machine's file, which is thus never written while it may be deleted.
+/// after 1970. Apart from the machine's file, which a pressed button thus never brings back.
 const SHUTDOWN_FILE: &str = "machine.shutdown";
+/// How the machine ended, for who watched it: an [`End`] as JSON. Whoever deletes the machine's
+/// file may write this one before.
+const END_FILE: &str = "machine.end";
 /// How often the machine was started. Stays when it ends.
 const STARTS_FILE: &str = "machine.starts";
 /// Directories looked at in one survey.
 const MAX_MACHINES: usize = 100_000;
 
 /// What `machine.json` holds.
-#[derive(Debug, Serialize, Deserialize)]
-struct Content {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Content {
     id: Uuid,
     /// What the guest does, until it hears its power button.
     state: RunState,
     /// How often it has been started, this time included.
     starts: u64,
+    /// How often it was reset since it was started.
+    #[serde(default)]
+    resets: u64,
+    /// Absent: not known.
+    #[serde(default)]
+    pub(crate) disks: Option<Vec<Disk>>,
+}
+
+impl Content {
+    /// Without the disks that have left it by now.
+    fn now(mut self) -> Self {
+        let now = now_ms();
+        if let Some(disks) = &mut self.disks {
+            disks.retain(|disk| !disk.has_left(now));
+        }
+        self
+    }
+}
+
+/// What `machine.end` holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct End {
+    pub(crate) cause: ExitCause,
+    #[serde(default)]
+    pub(crate) detail: String,
 }
 
 pub(crate) fn launch(machines_dir: &Path, spec: &MachineSpec) -> Result<(), BackendError> {
@@ -46,68 +72,167 @@ pub(crate) fn launch(machines_dir: &Path, spec: &MachineSpec) -> Result<(), Back
         return Ok(());
     }
     for disk in &spec.disks {
-        let image = ImageRef { path: disk.path.clone(), format: disk.format };
-        images::inspect(&image)?;
+        disks::check_free(machines_dir, disk)?;
     }
     let starts = 1 + starts(directory);
-    let content = Content { id: spec.id, state: RunState::Running, starts };
+    let disks = Some(spec.disks.iter().map(Disk::of).collect());
+    let content = Content { id: spec.id, state: RunState::Running, starts, resets: 0, disks };
     remove(directory, SHUTDOWN_FILE)?;
+    remove(directory, END_FILE)?;
     write(directory, STARTS_FILE, starts.to_string().as_bytes())?;
-    let json = serde_json::to_vec_pretty(&content).expect("names and numbers are JSON");
-    write(directory, MACHINE_FILE, &json)
+    write(directory, MACHINE_FILE, &json(&content))
 }
 
 /// `None` if the machine is gone.
 pub(crate) fn sight(directory: &Path, id: Uuid) -> Result<Option<MachineSighting>, BackendError> {
-    let Some(json) = read(directory, MACHINE_FILE)? else {
-        return Ok(None);
-    };
-    let control = match serde_json::from_slice::<Content>(&json) {
-        Ok(content) => Control::Connected {
-            run_state: if content.state == RunState::Running && is_off(directory)? {
-                RunState::GuestShutdown
-            } else {
-                content.state
-            },
-        },
-        Err(why) => Control::Unreachable {
-            reason: format!("{} does not parse: {why}", directory.join(MACHINE_FILE).display()),
-        },
-    };
     let machine = Machine { id, process: None };
-    Ok(Some(MachineSighting { machine, control, age_ms: 0, disks: None }))
+    let (control, disks) = match read_content(directory)? {
+        None => return Ok(None),
+        Some(Ok(content)) => {
+            let run_state = run_state(directory, &content)?;
+            (Control::Connected { run_state }, content.now().disks)
+        }
+        Some(Err(reason)) => (Control::Unreachable { reason }, None),
+    };
+    let disks = disks.map(|disks| disks.iter().map(|disk| disk.id).collect());
+    Ok(Some(MachineSighting { machine, control, age_ms: 0, disks }))
 }
 
-/// `false` if the machine is gone. The guest is off after `wait`; without, it does not listen.
+/// What the machine has now; `None` if it is gone. An error if its file does not parse.
+pub(crate) fn content(directory: &Path) -> Result<Option<Content>, BackendError> {
+    Ok(parsed(directory)?.map(Content::now))
+}
+
+/// Changes a living machine, and forgets the disks that have left it. It is not written to where
+/// `how` fails or nothing changes, and not brought back where somebody deletes it meanwhile.
+pub(crate) fn change<T>(
+    directory: &Path,
+    id: Uuid,
+    how: impl FnOnce(&mut Content) -> Result<T, BackendError>,
+) -> Result<T, BackendError> {
+    let before = parsed(directory)?.ok_or_else(|| gone(id))?;
+    let mut content = before.clone().now();
+    let done = how(&mut content)?;
+    if content != before {
+        let path = directory.join(MACHINE_FILE);
+        let replaced =
+            files::beside(&path, &json(&content)).and_then(|file| files::replace(&path, file));
+        if !replaced.map_err(|why| error(ErrorCode::Failed, &path, &why.to_string()))? {
+            return Err(gone(id));
+        }
+    }
+    Ok(done)
+}
+
+/// A guest that does not run anyway is halted already.
+pub(crate) fn pause(directory: &Path, id: Uuid) -> Result<(), BackendError> {
+    change(directory, id, |content| {
+        if run_state(directory, content)? == RunState::Running {
+            content.state = RunState::Paused;
+        }
+        Ok(())
+    })
+}
+
+pub(crate) fn resume(directory: &Path, id: Uuid) -> Result<(), BackendError> {
+    change(directory, id, |content| match run_state(directory, content)? {
+        RunState::Running => Ok(()),
+        RunState::Paused | RunState::IoError => {
+            content.state = RunState::Running;
+            Ok(())
+        }
+        state @ (RunState::GuestShutdown
+        | RunState::GuestPanicked
+        | RunState::InternalError
+        | RunState::Other) => {
+            let why = format!("a guest in the state {state:?} cannot go on; reset it, or end it");
+            Err(error(ErrorCode::Failed, directory, &why))
+        }
+    })
+}
+
+/// A guest boots again, unless it is halted. Disks it was asked for are given back.
+pub(crate) fn reset(directory: &Path, id: Uuid) -> Result<(), BackendError> {
+    change(directory, id, |content| {
+        if content.state != RunState::Paused {
+            content.state = RunState::Running;
+        }
+        content.resets += 1;
+        if let Some(disks) = &mut content.disks {
+            disks.retain(|disk| disk.asked.is_none());
+        }
+        Ok(())
+    })?;
+    remove(directory, SHUTDOWN_FILE)
+}
+
+/// The guest is off after `wait`; without, it does not listen.
 pub(crate) fn press_power_button(
     directory: &Path,
+    id: Uuid,
     wait: Option<Duration>,
-) -> Result<bool, BackendError> {
+) -> Result<(), BackendError> {
     if read(directory, MACHINE_FILE)?.is_none() {
-        return Ok(false);
+        return Err(gone(id));
     }
-    if let Some(wait) = wait
-        && read(directory, SHUTDOWN_FILE)?.is_none()
-    {
-        let off = now_ms().saturating_add(wait.as_millis());
-        write(directory, SHUTDOWN_FILE, off.to_string().as_bytes())?;
+    match wait {
+        Some(wait) if read(directory, SHUTDOWN_FILE)?.is_none() => {
+            write(directory, SHUTDOWN_FILE, after(wait).to_string().as_bytes())
+        }
+        Some(_) | None => Ok(()),
     }
-    Ok(true)
 }
 
 pub(crate) fn end(directory: &Path) -> Result<(), BackendError> {
+    let guest = match read_content(directory)? {
+        None => return remove(directory, SHUTDOWN_FILE),
+        Some(Ok(content)) => run_state(directory, &content)?,
+        Some(Err(_)) => RunState::Other,
+    };
+    let (cause, detail) = match guest {
+        RunState::GuestShutdown => (ExitCause::GuestShutdown, "the guest had powered itself off"),
+        RunState::GuestPanicked => (ExitCause::GuestPanic, "the guest had panicked"),
+        RunState::Running
+        | RunState::Paused
+        | RunState::IoError
+        | RunState::InternalError
+        | RunState::Other => (ExitCause::Asked, "it was asked to end"),
+    };
+    let detail = detail.to_owned();
+    write(directory, END_FILE, &json(&End { cause, detail }))?;
     remove(directory, MACHINE_FILE)?;
     remove(directory, SHUTDOWN_FILE)
 }
 
-pub(crate) fn survey(machines_dir: &Path) -> Result<Survey, BackendError> {
+/// How a machine that is gone has ended, as far as that was left behind.
+pub(crate) fn how_it_ended(directory: &Path) -> End {
+    let unknown = |detail: String| End { cause: ExitCause::Unknown, detail };
+    match read(directory, END_FILE) {
+        Ok(Some(json)) => serde_json::from_slice(&json)
+            .unwrap_or_else(|why| unknown(format!("its {END_FILE} does not parse: {why}"))),
+        Ok(None) => unknown(format!("its {MACHINE_FILE} was removed")),
+        Err(why) => unknown(why.message),
+    }
+}
+
+/// Sorted by id.
+pub(crate) fn survey(machines_dir: &Path) -> Result<Vec<MachineSighting>, BackendError> {
+    let mut machines = Vec::new();
+    for (id, directory) in directories(machines_dir)? {
+        machines.extend(sight(&directory, id)?);
+    }
+    Ok(machines)
+}
+
+/// Where machines may be, sorted by id.
+pub(crate) fn directories(machines_dir: &Path) -> Result<Vec<(Uuid, PathBuf)>, BackendError> {
     let unreadable = |why: std::io::Error| {
         BackendError::new(
             ErrorCode::Failed,
             format!("the machines folder {} cannot be read: {why}", machines_dir.display()),
         )
     };
-    let mut machines = Vec::new();
+    let mut found = Vec::new();
     for (count, entry) in fs::read_dir(machines_dir).map_err(unreadable)?.enumerate() {
         if count == MAX_MACHINES {
             let why = format!("it holds more than {MAX_MACHINES} directories");
@@ -115,13 +240,56 @@ pub(crate) fn survey(machines_dir: &Path) -> Result<Survey, BackendError> {
         }
         let entry = entry.map_err(unreadable)?;
         // Other names are not machines'.
-        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        machines.extend(sight(&entry.path(), id)?);
+        if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            found.push((id, entry.path()));
+        }
     }
-    machines.sort_by_key(|sighting| sighting.machine.id);
-    Ok(Survey { machines, ended: vec![] })
+    found.sort();
+    Ok(found)
+}
+
+pub(crate) fn gone(id: Uuid) -> BackendError {
+    BackendError::new(
+        ErrorCode::NotFound,
+        format!("the simulated machine {id} does not run: its {MACHINE_FILE} is not there"),
+    )
+}
+
+/// Milliseconds after 1970, as files tell times: they must mean the same to the next instance.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The time that is `wait` from now.
+pub(crate) fn after(wait: Duration) -> u64 {
+    now_ms().saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// As it stands there. `None` if the machine is gone; why not, if its file does not parse.
+fn read_content(directory: &Path) -> Result<Option<Result<Content, String>>, BackendError> {
+    let Some(json) = read(directory, MACHINE_FILE)? else {
+        return Ok(None);
+    };
+    let parsed = serde_json::from_slice(&json);
+    let path = directory.join(MACHINE_FILE);
+    Ok(Some(parsed.map_err(|why| format!("{} does not parse: {why}", path.display()))))
+}
+
+fn parsed(directory: &Path) -> Result<Option<Content>, BackendError> {
+    let content = read_content(directory)?.transpose();
+    content.map_err(|reason| error(ErrorCode::Failed, directory, &reason))
+}
+
+fn run_state(directory: &Path, content: &Content) -> Result<RunState, BackendError> {
+    let off = content.state == RunState::Running && is_off(directory)?;
+    Ok(if off { RunState::GuestShutdown } else { content.state })
+}
+
+fn is_off(directory: &Path) -> Result<bool, BackendError> {
+    let off = read(directory, SHUTDOWN_FILE)?;
+    let off = off.and_then(|text| String::from_utf8(text).ok()?.parse::<u64>().ok());
+    Ok(off.is_some_and(|off| off <= now_ms()))
 }
 
 /// A counter that cannot be read begins again.
@@ -132,47 +300,30 @@ fn starts(directory: &Path) -> u64 {
         .unwrap_or(0)
 }
 
-fn is_off(directory: &Path) -> Result<bool, BackendError> {
-    let off = read(directory, SHUTDOWN_FILE)?;
-    let off = off.and_then(|text| String::from_utf8(text).ok()?.parse::<u128>().ok());
-    Ok(off.is_some_and(|off| off <= now_ms()))
+fn json(content: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec_pretty(content).expect("names, numbers and paths from JSON are JSON")
 }
 
-fn now_ms() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()
-}
-
-/// `None` if the file, or the directory, is not there.
 fn read(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, BackendError> {
-    match fs::read(directory.join(name)) {
-        Ok(content) => Ok(Some(content)),
-        Err(why) if matches!(why.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
-        Err(why) => Err(file_error(directory, name, &why)),
-    }
+    named(directory, name, files::read)
 }
 
-/// The file is there wholly or not at all.
 fn write(directory: &Path, name: &str, content: &[u8]) -> Result<(), BackendError> {
-    NamedTempFile::new_in(directory)
-        .and_then(|mut file| {
-            file.write_all(content)?;
-            file.persist(directory.join(name)).map_err(|kept| kept.error)
-        })
-        .map(drop)
-        .map_err(|why| file_error(directory, name, &why))
+    named(directory, name, |path| files::write(path, content))
 }
 
 fn remove(directory: &Path, name: &str) -> Result<(), BackendError> {
-    match fs::remove_file(directory.join(name)) {
-        Err(why) if why.kind() != ErrorKind::NotFound => Err(file_error(directory, name, &why)),
-        Ok(()) | Err(_) => Ok(()),
-    }
+    named(directory, name, files::remove)
 }
 
-fn file_error(directory: &Path, name: &str, why: &std::io::Error) -> BackendError {
-    error(ErrorCode::Failed, &directory.join(name), &why.to_string())
+/// An error names the file.
+fn named<T>(
+    directory: &Path,
+    name: &str,
+    work: impl FnOnce(&Path) -> std::io::Result<T>,
+) -> Result<T, BackendError> {
+    let path = directory.join(name);
+    work(&path).map_err(|why| error(ErrorCode::Failed, &path, &why.to_string()))
 }
 
 fn error(code: ErrorCode, path: &Path, why: &str) -> BackendError {

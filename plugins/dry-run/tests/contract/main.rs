@@ -3,9 +3,12 @@
 
 #![cfg(test)]
 
+mod disks;
 mod images;
 mod life;
 mod offers;
+mod pause;
+mod resize;
 mod survival;
 
 use std::path::{Path, PathBuf};
@@ -17,11 +20,17 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 use vman_plugin::host::{Client, Offer};
 use vman_plugin::{
-    BackendConfig, Boot, Control, Event, MachineSighting, MachineSpec, Nic, RunState,
+    BackendConfig, Boot, Bus, Control, DiskSpec, Event, ImageFormat, ImageSpec, MachineSighting,
+    MachineSpec, Nic, RunState,
 };
 
 /// Longer than anything here takes, on any machine.
 const SOON: Duration = Duration::from_secs(20);
+
+/// Bytes of a disk made for a test.
+const DISK_SIZE: u64 = 1 << 30;
+/// How often what is idempotent is repeated.
+const REPEATS: usize = 10;
 
 /// Makes two tests of each function: one that gets the linked-in backend, one that gets the file.
 macro_rules! over_both {
@@ -49,6 +58,36 @@ impl Host {
 
     fn start(&self, settings: Value) -> (Client, mpsc::Receiver<Event>) {
         self.offer.start(self.config(settings)).unwrap()
+    }
+
+    /// The instance is gone when this returns; its machines are not.
+    async fn stop(&self, (client, mut events): (Client, mpsc::Receiver<Event>)) {
+        drop(client);
+        let ended = async { while events.recv().await.is_some() {} };
+        tokio::time::timeout(SOON, ended).await.expect("the instance ends");
+    }
+
+    /// A machine that runs.
+    async fn launched(&self, client: &Client) -> Uuid {
+        let spec = self.spec();
+        let id = spec.id;
+        client.launch(spec).await.unwrap();
+        id
+    }
+
+    /// A disk with its image, of [`DISK_SIZE`], in no machine.
+    async fn disk(&self, client: &Client, bus: Bus) -> DiskSpec {
+        let id = Uuid::new_v4();
+        let path = self.path().join(format!("{id}.img"));
+        let format = ImageFormat::Qcow2;
+        let image = ImageSpec { path: path.clone(), format, virtual_size: DISK_SIZE };
+        client.create_image(image).await.unwrap();
+        DiskSpec { id, path, format, serial: "d".to_owned(), bus }
+    }
+
+    /// What `machine.json` says.
+    fn machine(&self, id: Uuid) -> Value {
+        serde_json::from_slice(&std::fs::read(self.machine_file(id)).unwrap()).unwrap()
     }
 
     fn config(&self, settings: Value) -> BackendConfig {
@@ -88,7 +127,7 @@ fn in_state(id: Uuid, run_state: RunState) -> MachineSighting {
         machine: vman_plugin::Machine { id, process: None },
         control: Control::Connected { run_state },
         age_ms: 0,
-        disks: None,
+        disks: Some(vec![]),
     }
 }
 

@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use serde_json::json;
 use vman_plugin::host::Offer;
-use vman_plugin::{ErrorCode, ImageFormat, ImageSpec};
+use vman_plugin::{
+    Bus, DiskAttachment, DiskGrowth, DiskRemoval, DiskSpec, ErrorCode, ImageFormat, ImageGrowth,
+    ImageRef, ImageSpec,
+};
 
-use crate::{Host, over_both, plain};
+use crate::{DISK_SIZE, Host, over_both, plain};
 
 over_both!(
     a_setting_that_is_unknown_is_refused_by_name,
     a_failing_verb_tells_its_reason_and_leaves_nothing,
+    a_failing_verb_of_a_running_machine_changes_nothing,
     a_backend_that_cannot_run_here_says_why,
     a_launch_that_hangs_ends_at_its_deadline_and_the_instance_goes_on,
     a_launch_that_panics_ends_in_an_error_and_a_new_instance_works,
@@ -49,6 +53,45 @@ async fn a_failing_verb_tells_its_reason_and_leaves_nothing(offer: Offer) {
     }
     assert!(!image.path.exists());
     assert_eq!(std::fs::read_dir(&spec.directory).unwrap().count(), 0);
+}
+
+async fn a_failing_verb_of_a_running_machine_changes_nothing(offer: Offer) {
+    let host = Host::new(offer);
+    let first = host.start(plain());
+    let id = host.launched(&first.0).await;
+    let [has, new] =
+        [host.disk(&first.0, Bus::VirtioScsi).await, host.disk(&first.0, Bus::VirtioBlk).await];
+    let attachment = |disk: &DiskSpec| DiskAttachment { id, disk: disk.clone() };
+    first.0.attach_disk(attachment(&has)).await.unwrap();
+    host.stop(first).await;
+    let settings = json!({
+        "fail_pause": "no 1", "fail_resume": "no 2", "fail_reset": "no 3", "fail_attach": "no 4",
+        "fail_detach": "no 5", "fail_resize": "no 6",
+    });
+    let (client, _events) = host.start(settings);
+    let before = (host.machine(id), client.sight(id).await.unwrap());
+    let virtual_size = 2 * DISK_SIZE;
+    let image = ImageGrowth { path: new.path.clone(), format: new.format, virtual_size };
+    let removal = DiskRemoval { id, disk: has.id };
+    let failures = [
+        ("no 1", client.pause(id).await),
+        ("no 2", client.resume(id).await),
+        ("no 3", client.reset(id).await),
+        ("no 4", client.attach_disk(attachment(&new)).await),
+        ("no 5", client.detach_disk(removal).await.map(drop)),
+        ("no 6", client.resize_disk(DiskGrowth { id, disk: has.id, virtual_size }).await),
+        ("no 6", client.resize_image(image).await),
+    ];
+    for (reason, result) in failures {
+        let error = result.unwrap_err();
+        assert_eq!(error.code, ErrorCode::Failed);
+        assert!(error.message.contains(reason), "{error}");
+    }
+    assert_eq!((host.machine(id), client.sight(id).await.unwrap()), before);
+    for disk in [has, new] {
+        let image = ImageRef { path: disk.path, format: disk.format };
+        assert_eq!(client.inspect_image(image).await.unwrap().virtual_size, DISK_SIZE);
+    }
 }
 
 async fn a_backend_that_cannot_run_here_says_why(offer: Offer) {
