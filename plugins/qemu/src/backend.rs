@@ -8,15 +8,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 use vman_plugin::{
-    Backend, BackendConfig, BackendContext, BackendError, Capabilities, ErrorCode, ImageFormat,
-    ImageInfo, ImageRef, ImageSpec, Machine, MachineSighting, MachineSpec, Manifest, Probe, Survey,
-    deadline,
+    Backend, BackendConfig, BackendContext, BackendError, Bus, Capabilities, DiskAttachment,
+    DiskGrowth, DiskRemoval, ErrorCode, ImageFormat, ImageInfo, ImageRef, ImageSpec, Machine,
+    MachineSighting, MachineSpec, Manifest, Probe, Survey, Unplug, deadline,
 };
 
 use crate::accelerator::Acceleration;
 use crate::command_line::{self, QEMU_LOG, pid_file};
 use crate::image::{self, QemuImg};
-use crate::machine::{REQUEST_DEADLINE, Request, State, Watched};
+use crate::disks::IMAGE_LOCKED;
+use crate::machine::{DISK_DEADLINE, REQUEST_DEADLINE, Request, State, UNPLUG_WAIT, Watched};
 use crate::process::{Found, Held};
 use crate::program::{self, QEMU};
 use crate::registry::Registry;
@@ -41,13 +42,14 @@ const _: () = {
     assert!(REATTACH_DEADLINE.as_secs() < deadline::REATTACH.as_secs());
     assert!(REQUEST_DEADLINE.as_secs() < deadline::POWER_BUTTON.as_secs());
     assert!(REQUEST_DEADLINE.as_secs() + QUIT_DEADLINE.as_secs() < deadline::QUIT.as_secs());
+    assert!(REQUEST_DEADLINE.as_secs() < deadline::CONTROL.as_secs());
+    assert!(DISK_DEADLINE.as_secs() < deadline::ATTACH_DISK.as_secs());
+    assert!(DISK_DEADLINE.as_secs() < deadline::RESIZE_DISK.as_secs());
+    assert!(REQUEST_DEADLINE.as_secs() + UNPLUG_WAIT.as_secs() < deadline::DETACH_DISK.as_secs());
     assert!(KILL_DEADLINE.as_secs() < deadline::KILL.as_secs());
     assert!(image::CREATE_DEADLINE.as_secs() < deadline::CREATE_IMAGE.as_secs());
     assert!(image::INSPECT_DEADLINE.as_secs() < deadline::INSPECT_IMAGE.as_secs());
 };
-
-/// What QEMU says when another process has one of the images open.
-const IMAGE_LOCKED: &str = "\"write\" lock";
 
 /// A backend that runs machines with QEMU and makes images with `qemu-img`.
 #[derive(Debug)]
@@ -68,6 +70,9 @@ impl<A: Acceleration> Backend for Qemu<A> {
                 processes: true,
                 power_button: true,
                 image_formats: vec![ImageFormat::Qcow2, ImageFormat::Raw],
+                pause: true,
+                reset: true,
+                hot_plug: vec![Bus::VirtioScsi, Bus::VirtioBlk],
                 ..Capabilities::default()
             },
             sdk: String::new(),
@@ -130,9 +135,7 @@ impl<A: Acceleration> Backend for Qemu<A> {
     }
 
     async fn power_button(&self, id: Uuid) -> Result<(), BackendError> {
-        let watched = self.registry.find(id).await?;
-        let watched = watched.ok_or_else(|| not_found(format!("machine {id} is not running")))?;
-        watched.request(Request::PowerButton).await
+        self.request(id, Request::PowerButton).await
     }
 
     async fn quit(&self, id: Uuid) -> Result<(), BackendError> {
@@ -140,13 +143,46 @@ impl<A: Acceleration> Backend for Qemu<A> {
         let asked = watched.request(Request::Quit).await;
         match asked {
             // QEMU may end before its answer is read: only its end tells.
-            Ok(()) if watched.ended_within(QUIT_DEADLINE).await => Ok(()),
-            Ok(()) => Err(timeout(format!(
+            Ok(_) if watched.ended_within(QUIT_DEADLINE).await => Ok(()),
+            Ok(_) => Err(timeout(format!(
                 "machine {id} was asked to quit and has not in {QUIT_DEADLINE:?}: kill it"
             ))),
             Err(_) if watched.is_ended() => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    async fn sight(&self, id: Uuid) -> Result<Option<MachineSighting>, BackendError> {
+        Ok(self.registry.find(id).await?.and_then(|watched| watched.sighting()))
+    }
+
+    async fn pause(&self, id: Uuid) -> Result<(), BackendError> {
+        self.request(id, Request::Pause).await
+    }
+
+    async fn resume(&self, id: Uuid) -> Result<(), BackendError> {
+        self.request(id, Request::Resume).await
+    }
+
+    async fn reset(&self, id: Uuid) -> Result<(), BackendError> {
+        self.request(id, Request::Reset).await
+    }
+
+    async fn attach_disk(&self, attachment: DiskAttachment) -> Result<(), BackendError> {
+        self.request(attachment.id, Request::Attach(attachment.disk)).await
+    }
+
+    async fn detach_disk(&self, removal: DiskRemoval) -> Result<Unplug, BackendError> {
+        let Some(watched) = self.registry.find(removal.id).await? else { return Ok(Unplug::Done) };
+        match watched.detach(removal.disk).await {
+            Err(_) if watched.is_ended() => Ok(Unplug::Done),
+            answer => answer,
+        }
+    }
+
+    async fn resize_disk(&self, growth: DiskGrowth) -> Result<(), BackendError> {
+        let DiskGrowth { id, disk, virtual_size } = growth;
+        self.request(id, Request::Resize { disk, virtual_size }).await
     }
 
     async fn kill(&self, id: Uuid) -> Result<(), BackendError> {
@@ -174,6 +210,13 @@ impl<A: Acceleration> Backend for Qemu<A> {
 }
 
 impl<A: Acceleration> Qemu<A> {
+    /// `NotFound` if the machine is gone.
+    async fn request(&self, id: Uuid, request: Request) -> Result<(), BackendError> {
+        let watched = self.registry.find(id).await?;
+        let watched = watched.ok_or_else(|| not_found(format!("machine {id} is not running")))?;
+        watched.request(request).await.map(drop)
+    }
+
     /// The machine's directory, which must be the one it is found by again.
     fn directory(&self, spec: &MachineSpec) -> Result<PathBuf, BackendError> {
         let given = &spec.directory;
@@ -196,7 +239,13 @@ impl<A: Acceleration> Qemu<A> {
         let default = A::ACCELERATOR.default_cpu();
         let cpu = self.settings.cpu.as_deref().unwrap_or(default);
         let pid_file = pid_file(&self.registry.machines_dir(), spec.id);
-        let args = command_line::build(A::ACCELERATOR, cpu, spec, &pid_file)?;
+        let args = command_line::build(
+            A::ACCELERATOR,
+            cpu,
+            spec,
+            &pid_file,
+            self.settings.hotplug_ports,
+        )?;
         self.registry
             .start(spec.id, directory.to_owned(), || spawn::spawn(&program, &args, directory))
             .map_err(|why| {

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use uuid::Uuid;
-use vman_plugin::{BackendError, Boot, DiskSpec, MachineSpec, Nic};
+use vman_plugin::{BackendError, Boot, Bus, DiskSpec, MachineSpec, Nic};
 
 use crate::accelerator::Accelerator;
+use crate::devices::{SCSI_CONTROLLER, Slot, block_node, guest_device, port, port_name, text};
 use crate::invalid;
 
 /// QEMU's control socket, in the machine's directory.
@@ -23,9 +24,6 @@ pub const CONSOLE_LOG: &str = "console.log";
 pub const QEMU_LOG: &str = "qemu.log";
 /// Locked by QEMU while it lives, so that a second one cannot start on the same directory.
 pub const PID_FILE: &str = "qemu.pid";
-
-/// virtio-blk cuts longer ones.
-const MAX_SERIAL: usize = 20;
 
 /// Everything denied that QEMU's seccomp filter can deny: a machine needs none of it.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -40,12 +38,14 @@ pub(crate) fn pid_file(machines_dir: &Path, id: Uuid) -> PathBuf {
     machines_dir.join(id.to_string()).join(PID_FILE)
 }
 
-/// The arguments, without the program. `pid_file` is absolute.
+/// The arguments, without the program. `pid_file` is absolute; `free_ports` is how many virtio-blk
+/// disks the running machine can gain.
 pub(crate) fn build(
     accelerator: Accelerator,
     cpu: &str,
     spec: &MachineSpec,
     pid_file: &Path,
+    free_ports: usize,
 ) -> Result<Vec<String>, BackendError> {
     let mut args = Args::default();
     // First, so that no later value can be taken for them.
@@ -73,9 +73,7 @@ pub(crate) fn build(
     args.pair("-serial", "chardev:console");
     args.pair("-device", "pvpanic");
     boot(&mut args, &spec.boot)?;
-    for (index, disk) in spec.disks.iter().enumerate() {
-        add_disk(&mut args, index, disk)?;
-    }
+    add_disks(&mut args, spec, free_ports)?;
     add_nic(&mut args, &spec.nic)?;
     Ok(args.0)
 }
@@ -127,34 +125,34 @@ fn initrd_text(path: &Path) -> Result<&str, BackendError> {
     Ok(name)
 }
 
-fn add_disk(args: &mut Args, index: usize, disk: &DiskSpec) -> Result<(), BackendError> {
-    if disk.serial.chars().count() > MAX_SERIAL {
-        return Err(invalid(format!(
-            "disk {}: the serial {:?} has over {MAX_SERIAL} characters: shorten it",
-            disk.id, disk.serial
-        )));
+/// The SCSI controller is always there, since none can be added to a running machine without a
+/// slot, which costs the same.
+fn add_disks(args: &mut Args, spec: &MachineSpec, free_ports: usize) -> Result<(), BackendError> {
+    args.pair("-device", format!("virtio-scsi-pci,id={SCSI_CONTROLLER}"));
+    let slots = slots(spec);
+    let taken = slots.iter().filter(|slot| matches!(slot, Slot::Port(_))).count();
+    for index in 0..taken + free_ports {
+        args.pair("-device", port(index));
     }
-    let node = format!("disk{index}");
-    let mut block = json!({
-        "driver": disk.format.name(),
-        "node-name": node,
-        "file": {"driver": "file", "filename": text("disk", &disk.path)?},
-    });
-    if disk.format == vman_plugin::ImageFormat::Qcow2 {
-        // Whatever backing file the header names is not opened: chains come from records only.
-        block["backing"] = json!(null);
-    }
-    args.pair("-blockdev", block.to_string());
-    let device = json!({
-        "driver": "virtio-blk-pci",
-        "id": format!("virtio-{node}"),
-        "drive": node,
-        "serial": disk.serial,
+    for (index, (disk, slot)) in spec.disks.iter().zip(&slots).enumerate() {
+        args.pair("-blockdev", block_node(disk)?.to_string());
         // A kernel given by `-kernel` takes 0.
-        "bootindex": index + 1,
-    });
-    args.pair("-device", device.to_string());
+        args.pair("-device", guest_device(disk, slot, Some(index + 1))?.to_string());
+    }
     Ok(())
+}
+
+/// A slot for each disk, in their order: the guest numbers SCSI disks by their targets.
+fn slots(spec: &MachineSpec) -> Vec<Slot> {
+    let (mut targets, mut ports) = (0, 0);
+    let next = |count: &mut usize| std::mem::replace(count, *count + 1);
+    let slot = |(index, disk): (usize, &DiskSpec)| match disk.bus {
+        Bus::VirtioScsi => Slot::Scsi(Some(next(&mut targets))),
+        // What the machine boots from is not taken away while it runs: it needs no port.
+        Bus::VirtioBlk if index == 0 && spec.boot == Boot::RootDisk => Slot::Fixed,
+        Bus::VirtioBlk => Slot::Port(port_name(next(&mut ports))),
+    };
+    spec.disks.iter().enumerate().map(slot).collect()
 }
 
 fn add_nic(args: &mut Args, nic: &Nic) -> Result<(), BackendError> {
@@ -185,14 +183,6 @@ fn add_nic(args: &mut Args, nic: &Nic) -> Result<(), BackendError> {
     });
     args.pair("-device", device.to_string());
     Ok(())
-}
-
-fn text<'p>(what: &str, path: &'p Path) -> Result<&'p str, BackendError> {
-    if !path.is_absolute() {
-        return Err(invalid(format!("the {what}'s path {path:?} is not absolute")));
-    }
-    path.to_str()
-        .ok_or_else(|| invalid(format!("the {what}'s path {path:?} is not UTF-8: rename it")))
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 
 use vman_plugin::{ErrorCode, ImageFormat};
 
+use crate::devices::disk_name;
+
 use super::*;
 
 fn spec() -> MachineSpec {
@@ -19,14 +21,13 @@ fn spec() -> MachineSpec {
     }
 }
 
-fn disk(path: &str, format: ImageFormat) -> DiskSpec {
-    let (serial, bus) = ("s,1".to_owned(), vman_plugin::Bus::VirtioBlk);
-    DiskSpec { id: Uuid::from_u128(7), path: path.into(), format, serial, bus }
+fn disk(number: u128, path: &str, format: ImageFormat, bus: Bus) -> DiskSpec {
+    DiskSpec { id: Uuid::from_u128(number), path: path.into(), format, serial: "s,1".into(), bus }
 }
 
 fn args(spec: &MachineSpec) -> Vec<String> {
     let pid_file = spec.directory.join(PID_FILE);
-    build(Accelerator::Tcg, "max", spec, &pid_file).unwrap()
+    build(Accelerator::Tcg, "max", spec, &pid_file, 1).unwrap()
 }
 
 fn values<'a>(args: &'a [String], option: &str) -> Vec<&'a str> {
@@ -34,7 +35,7 @@ fn values<'a>(args: &'a [String], option: &str) -> Vec<&'a str> {
 }
 
 fn refusal(spec: &MachineSpec) -> BackendError {
-    build(Accelerator::Tcg, "max", spec, Path::new("/m/x/qemu.pid")).unwrap_err()
+    build(Accelerator::Tcg, "max", spec, Path::new("/m/x/qemu.pid"), 1).unwrap_err()
 }
 
 #[test]
@@ -64,7 +65,7 @@ fn the_fixed_part_and_the_sizes_are_as_specified() {
 #[test]
 fn exactly_one_accelerator_is_named() {
     let pid_file = Path::new("/m/x/qemu.pid");
-    let args = build(Accelerator::Kvm, "qemu64", &spec(), pid_file).unwrap();
+    let args = build(Accelerator::Kvm, "qemu64", &spec(), pid_file, 1).unwrap();
     assert_eq!(values(&args, "-machine"), ["q35,accel=kvm"]);
     assert!(!args.iter().any(|arg| arg == "-accel" || arg.contains("tcg")));
 }
@@ -82,37 +83,72 @@ fn a_kernel_comes_with_its_initrd_and_its_command_line_as_one_argument() {
     assert_eq!(values(&args, "-append"), ["console=ttyS0 -uuid x"]);
 }
 
+fn parsed(args: &[String], option: &str) -> Vec<serde_json::Value> {
+    let values = values(args, option).into_iter().filter(|text| text.starts_with('{'));
+    values.map(|text| serde_json::from_str(text).unwrap()).collect()
+}
+
 #[test]
 fn disks_keep_their_order_and_their_explicit_format_and_open_no_backing_file() {
-    let disks = vec![disk("/d/a,b.qcow2", ImageFormat::Qcow2), disk("/d/c.raw", ImageFormat::Raw)];
+    let disks = vec![
+        disk(7, "/d/a,b.qcow2", ImageFormat::Qcow2, Bus::VirtioScsi),
+        disk(8, "/d/c.raw", ImageFormat::Raw, Bus::VirtioBlk),
+        disk(9, "/d/e.raw", ImageFormat::Raw, Bus::VirtioScsi),
+    ];
+    let names: Vec<_> = disks.iter().map(|disk| disk_name(disk.id)).collect();
     let args = args(&MachineSpec { boot: Boot::RootDisk, disks, ..spec() });
-    let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
-    let blocks: Vec<_> = values(&args, "-blockdev").into_iter().map(parse).collect();
+    let blocks = parsed(&args, "-blockdev");
     assert_eq!(
-        blocks,
+        blocks[..2],
         [
             json!({
-                "driver": "qcow2", "node-name": "disk0", "backing": null,
+                "driver": "qcow2", "node-name": names[0], "backing": null,
                 "file": {"driver": "file", "filename": "/d/a,b.qcow2"},
             }),
             json!({
-                "driver": "raw", "node-name": "disk1",
+                "driver": "raw", "node-name": names[1],
                 "file": {"driver": "file", "filename": "/d/c.raw"},
             }),
         ]
     );
-    let devices: Vec<_> = values(&args, "-device")
-        .into_iter()
-        .filter(|text| text.starts_with('{'))
-        .map(parse)
-        .collect();
-    for (index, device) in devices.iter().enumerate() {
-        assert_eq!(device["driver"], "virtio-blk-pci");
-        assert_eq!(device["drive"], format!("disk{index}"));
-        assert_eq!(device["bootindex"], index + 1);
-        assert_eq!(device["serial"], "s,1");
-    }
-    assert_eq!(devices.len(), 2);
+    assert!(values(&args, "-device").contains(&"virtio-scsi-pci,id=scsi0"));
+    let devices = parsed(&args, "-device");
+    let device = |id: &str| devices.iter().find(|device| device["id"] == id).unwrap().clone();
+    let scsi = |id: &str, target: usize, bootindex: usize| {
+        json!({
+            "driver": "scsi-hd", "id": id, "drive": id, "bus": "scsi0.0", "scsi-id": target,
+            "serial": "s,1", "device_id": "s,1", "bootindex": bootindex,
+        })
+    };
+    assert_eq!(device(&names[0]), scsi(&names[0], 0, 1));
+    assert_eq!(
+        device(&names[1]),
+        json!({
+            "driver": "virtio-blk-pci", "id": names[1], "drive": names[1], "bus": "port0",
+            "serial": "s,1", "bootindex": 2,
+        })
+    );
+    assert_eq!(device(&names[2]), scsi(&names[2], 1, 3));
+}
+
+#[test]
+fn each_virtio_blk_disk_has_a_port_but_for_the_one_booted_from_and_some_are_free() {
+    let blk = |number| disk(number, "/d/x", ImageFormat::Raw, Bus::VirtioBlk);
+    let disks = vec![blk(7), blk(8)];
+    let ports = |boot| {
+        let args = args(&MachineSpec { boot, disks: disks.clone(), ..spec() });
+        let devices = parsed(&args, "-device");
+        let of = |driver: &str, key: &str| -> Vec<serde_json::Value> {
+            let ours = devices.iter().filter(|device| device["driver"] == driver);
+            ours.map(|device| device[key].clone()).collect()
+        };
+        (of("pcie-root-port", "id"), of("virtio-blk-pci", "bus"))
+    };
+    let booted = ports(Boot::RootDisk);
+    assert_eq!(booted, (vec![json!("port0"), json!("port1")], vec![json!(null), json!("port0")]));
+    let beside = ports(spec().boot);
+    assert_eq!(beside.0, ["port0", "port1", "port2"]);
+    assert_eq!(beside.1, ["port0", "port1"]);
 }
 
 #[test]
@@ -146,7 +182,8 @@ fn what_cannot_be_said_to_qemu_is_refused_by_name() {
         initrd: Some(initrd.into()),
         cmdline: String::new(),
     };
-    let long = DiskSpec { serial: "x".repeat(21), ..disk("/d/a", ImageFormat::Raw) };
+    let plain = disk(7, "/d/a", ImageFormat::Raw, Bus::VirtioScsi);
+    let long = DiskSpec { serial: "x".repeat(21), ..plain };
     let nic = Nic::User {
         mac: "52:54:00:00:00:01".to_owned(),
         network: "10.7.0.0/24,hostfwd=tcp::22-:22".to_owned(),

@@ -8,7 +8,10 @@
 
 mod accelerator;
 mod backend;
+mod block;
 mod command_line;
+mod devices;
+mod disks;
 mod image;
 mod kvm_probe;
 mod log;
@@ -20,6 +23,7 @@ mod qmp;
 mod registry;
 mod settings;
 mod spawn;
+mod talk;
 
 pub use accelerator::{Acceleration, Accelerator};
 pub use backend::Qemu;

@@ -1,6 +1,8 @@
 //! One living machine: a task that holds its process and its control connection, and what it last
-//! saw, for readers who must not wait. Which machines there are is the registry's to know.
+//! saw, for readers who must not wait. How QEMU is spoken with is in `talk`; which machines there
+//! are is the registry's to know.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,25 +11,19 @@ use std::time::Duration;
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 use vman_plugin::{
-    BackendContext, BackendError, Control, Event, LogLevel, Machine, MachineSighting, RunState,
+    BackendContext, BackendError, Control, DiskSpec, ErrorCode, Event, Machine, MachineSighting,
+    RunState, Unplug,
 };
 
 use crate::command_line::{CONSOLE_LOG, QEMU_LOG};
+use crate::disks::Release;
 use crate::process::{Found, Held};
-use crate::qmp::{Connection, QmpError};
+use crate::qmp::COMMAND_DEADLINE;
+use crate::talk::Talk;
 use crate::{failed, log, not_found, timeout as timed_out};
-
-/// How often a silent machine is asked for its run state, so that one that hangs is noticed.
-const HEARTBEAT: Duration = Duration::from_secs(2);
-
-/// Pause between attempts to connect: at least this while a machine starts ...
-const STARTING_PAUSE: Duration = Duration::from_millis(2);
-/// ... and this once a connection has broken;
-const BROKEN_PAUSE: Duration = Duration::from_millis(50);
-/// an eighth of the time waited so far in between; and never over this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// How often the machine's logs are measured.
 const LOG_CHECK: Duration = Duration::from_secs(5);
@@ -36,8 +32,16 @@ const LOG_CHECK: Duration = Duration::from_secs(5);
 /// may still lie here.
 const MAX_REQUESTS: usize = 4;
 
-/// For a command to be taken up and answered; longer than one reconnection usually takes.
-pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(8);
+/// For a command to be taken up and answered; longer than QEMU's answer to one may take.
+pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Likewise, where QEMU opens, closes or changes an image for it.
+pub(crate) const DISK_DEADLINE: Duration = Duration::from_secs(9);
+
+/// For a guest to let go of a disk; a Linux guest takes about 0.1 s.
+pub(crate) const UNPLUG_WAIT: Duration = Duration::from_secs(5);
+
+const _: () = assert!(COMMAND_DEADLINE.as_secs() < REQUEST_DEADLINE.as_secs());
 
 /// What the task last saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,11 +51,63 @@ pub(crate) enum State {
     Ended(String),
 }
 
-/// A command for the machine's control socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the task last saw, and when.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) state: State,
+    /// When QEMU last said something; before that, when it was taken up.
+    pub(crate) heard: Instant,
+    /// As of the last connection; `None` before the first.
+    pub(crate) disks: Option<BTreeSet<Uuid>>,
+}
+
+/// What can be asked of a machine.
+#[derive(Debug)]
 pub(crate) enum Request {
     PowerButton,
     Quit,
+    Pause,
+    Resume,
+    Reset,
+    Attach(DiskSpec),
+    Detach(Uuid),
+    Resize { disk: Uuid, virtual_size: u64 },
+}
+
+impl Request {
+    /// For people: what QEMU is asked to do.
+    pub(crate) fn verb(&self) -> String {
+        match self {
+            Self::PowerButton => "press the power button".to_owned(),
+            Self::Quit => "quit".to_owned(),
+            Self::Pause => "pause".to_owned(),
+            Self::Resume => "resume".to_owned(),
+            Self::Reset => "reset".to_owned(),
+            Self::Attach(disk) => format!("attach disk {}", disk.id),
+            Self::Detach(disk) => format!("detach disk {disk}"),
+            Self::Resize { disk, .. } => format!("resize disk {disk}"),
+        }
+    }
+
+    fn deadline(&self) -> Duration {
+        match self {
+            Self::PowerButton
+            | Self::Quit
+            | Self::Pause
+            | Self::Resume
+            | Self::Reset
+            | Self::Detach(_) => REQUEST_DEADLINE,
+            Self::Attach(_) | Self::Resize { .. } => DISK_DEADLINE,
+        }
+    }
+}
+
+/// That a request was carried out.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Done,
+    /// The guest was asked for a disk; this tells what becomes of it.
+    Asked(oneshot::Receiver<Release>),
 }
 
 /// A handle on one living machine. Dropping it ends the task and leaves the machine alone.
@@ -59,12 +115,12 @@ pub(crate) enum Request {
 pub(crate) struct Watched {
     found: Found,
     held: Arc<Held>,
-    state: watch::Receiver<State>,
+    seen: watch::Receiver<Seen>,
     requests: mpsc::Sender<(Request, Answer)>,
     task: AbortHandle,
 }
 
-type Answer = oneshot::Sender<Result<(), QmpError>>;
+pub(crate) type Answer = oneshot::Sender<Result<Reply, BackendError>>;
 
 impl Watched {
     /// Takes up a machine whose process is held; `child` where it is ours to wait for.
@@ -75,18 +131,17 @@ impl Watched {
         child: Option<Child>,
         context: BackendContext,
     ) -> Arc<Self> {
-        let (told, state) = watch::channel(State::Unreachable("not connected yet".to_owned()));
+        let state = State::Unreachable("not connected yet".to_owned());
+        let (told, seen) = watch::channel(Seen { state, heard: Instant::now(), disks: None });
         let (requests, waiting) = mpsc::channel(MAX_REQUESTS);
         let told = Arc::new(told);
-        let talk = Talk {
-            found: found.clone(),
-            directory: directory.clone(),
-            told: Arc::clone(&told),
-            requests: waiting,
-            context: context.clone(),
-            pause: STARTING_PAUSE,
-            lost: false,
-        };
+        let talk = Talk::new(
+            found.clone(),
+            directory.clone(),
+            Arc::clone(&told),
+            waiting,
+            context.clone(),
+        );
         let (id, process) = (found.id, Arc::clone(&held));
         let task = tokio::spawn(async move {
             let reason = tokio::select! {
@@ -94,10 +149,10 @@ impl Watched {
                 never = talk.talk() => match never {},
                 never = cap_logs(directory) => match never {},
             };
-            told.send_replace(State::Ended(reason.clone()));
+            told.send_modify(|seen| seen.state = State::Ended(reason.clone()));
             context.emit(Event::MachineEnded { id, reason });
         });
-        Arc::new(Self { found, held, state, requests, task: task.abort_handle() })
+        Arc::new(Self { found, held, seen, requests, task: task.abort_handle() })
     }
 
     pub(crate) fn found(&self) -> &Found {
@@ -119,67 +174,106 @@ impl Watched {
 
     /// What is known now, without waiting; `None` if the machine has ended.
     pub(crate) fn sighting(&self) -> Option<MachineSighting> {
-        let control = match self.state.borrow().clone() {
+        let seen = self.seen.borrow().clone();
+        let (control, disks) = match seen.state {
             State::Ended(_) => return None,
-            State::Connected(run_state) => Control::Connected { run_state },
-            State::Unreachable(reason) => Control::Unreachable { reason },
+            State::Connected(run_state) => (Control::Connected { run_state }, seen.disks),
+            // Unseen, the guest may have let go of one.
+            State::Unreachable(reason) => (Control::Unreachable { reason }, None),
         };
-        Some(MachineSighting { machine: self.machine(), control, age_ms: 0, disks: None })
+        Some(MachineSighting {
+            machine: self.machine(),
+            control,
+            age_ms: u64::try_from(seen.heard.elapsed().as_millis()).unwrap_or(u64::MAX),
+            disks: disks.map(|disks| disks.into_iter().collect()),
+        })
     }
 
     /// Waits until the machine is connected or has ended, at most `deadline`; then tells the state
     /// it is in.
     pub(crate) async fn settled(&self, deadline: Duration) -> State {
-        let mut state = self.state.clone();
-        let settled = state.wait_for(|state| !matches!(state, State::Unreachable(_)));
+        let mut seen = self.seen.clone();
+        let settled = seen.wait_for(|seen| !matches!(seen.state, State::Unreachable(_)));
         if let Ok(Ok(settled)) = timeout(deadline, settled).await {
-            return settled.clone();
+            return settled.state.clone();
         }
         // Past the deadline, or the task is gone with the runtime: what it last said.
-        self.state.borrow().clone()
+        self.seen.borrow().state.clone()
     }
 
     /// Waits until the machine has ended; false if it has not within `deadline`.
     pub(crate) async fn ended_within(&self, deadline: Duration) -> bool {
-        let mut state = self.state.clone();
-        let ended = state.wait_for(|state| matches!(state, State::Ended(_)));
+        let mut seen = self.seen.clone();
+        let ended = seen.wait_for(|seen| matches!(seen.state, State::Ended(_)));
         matches!(timeout(deadline, ended).await, Ok(Ok(_)))
     }
 
-    /// Has a command carried out. [`vman_plugin::ErrorCode::NotFound`] if the machine ends first.
-    pub(crate) async fn request(&self, request: Request) -> Result<(), BackendError> {
-        let id = self.found.id;
+    /// Has something carried out. [`vman_plugin::ErrorCode::NotFound`] if the machine ends first.
+    pub(crate) async fn request(&self, request: Request) -> Result<Reply, BackendError> {
+        let (id, deadline, verb) = (self.found.id, request.deadline(), request.verb());
         let (answer, answered) = oneshot::channel();
         let carried_out = async {
             self.requests.send((request, answer)).await.ok()?;
             answered.await.ok()
         };
-        let mut state = self.state.clone();
+        let mut seen = self.seen.clone();
         let result = tokio::select! {
-            result = timeout(REQUEST_DEADLINE, carried_out) => result,
-            _ = state.wait_for(|state| matches!(state, State::Ended(_))) => Ok(None),
+            result = timeout(deadline, carried_out) => result,
+            _ = seen.wait_for(|seen| matches!(seen.state, State::Ended(_))) => Ok(None),
         };
         match result {
-            Ok(Some(Ok(()))) => Ok(()),
-            Ok(Some(Err(QmpError::Refused(why)))) => {
-                Err(failed(format!("machine {id}: QEMU refused {request:?}: {why}")))
-            }
-            Ok(Some(Err(QmpError::Broken(why)))) => Err(timed_out(format!(
-                "machine {id}: {request:?} was not answered: {why}; try again, or kill it"
-            ))),
+            Ok(Some(result)) => result,
             Ok(None) => Err(not_found(format!("machine {id} has ended"))),
             Err(_) => Err(timed_out(format!(
-                "machine {id}: {request:?} was not taken up in {REQUEST_DEADLINE:?} ({}); try \
-                 again, or kill it",
-                self.why_unreachable()
+                "machine {id}: QEMU was not asked to {verb} or did not do it in {deadline:?}: {}; \
+                 try again when it answers, or kill the VM",
+                self.why_slow()
             ))),
         }
     }
 
-    pub(crate) fn why_unreachable(&self) -> String {
-        match &*self.state.borrow() {
-            State::Unreachable(why) | State::Ended(why) => why.clone(),
-            State::Connected(_) => "it is connected and slow".to_owned(),
+    /// Asks the guest for a disk, and waits a little for it.
+    pub(crate) async fn detach(&self, disk: Uuid) -> Result<Unplug, BackendError> {
+        let mut released = match self.request(Request::Detach(disk)).await? {
+            Reply::Done => return Ok(Unplug::Done),
+            Reply::Asked(released) => released,
+        };
+        let id = self.found.id;
+        let release = match timeout(UNPLUG_WAIT, &mut released).await {
+            Ok(release) => release.ok(),
+            Err(_) => {
+                // From here on the task tells it as an event; what it told before is not lost.
+                released.close();
+                released.try_recv().ok()
+            }
+        };
+        match release {
+            Some(Release::Done) => Ok(Unplug::Done),
+            Some(Release::Refused) => Err(BackendError::new(
+                ErrorCode::Refused,
+                format!(
+                    "machine {id}: the guest refuses to give disk {disk} back: stop using it \
+                     there, or stop the VM, and detach it again"
+                ),
+            )),
+            Some(Release::StillOpen(why)) => Err(failed(format!(
+                "machine {id}: the guest gave disk {disk} back and QEMU does not close its image \
+                 ({why}): detach it again, or stop the VM"
+            ))),
+            None if self.is_ended() => Ok(Unplug::Done),
+            None => Ok(Unplug::Waiting),
+        }
+    }
+
+    fn why_slow(&self) -> String {
+        let seen = self.seen.borrow();
+        let silent = seen.heard.elapsed();
+        match &seen.state {
+            State::Unreachable(why) => {
+                format!("it has not answered for {silent:.1?} ({why})")
+            }
+            State::Ended(why) => why.clone(),
+            State::Connected(_) => format!("it last answered {silent:.1?} ago"),
         }
     }
 }
@@ -216,114 +310,4 @@ async fn cap_logs(directory: PathBuf) -> Infallible {
         })
         .await;
     }
-}
-
-/// The part of the task that speaks with QEMU.
-struct Talk {
-    found: Found,
-    directory: PathBuf,
-    told: Arc<watch::Sender<State>>,
-    requests: mpsc::Receiver<(Request, Answer)>,
-    context: BackendContext,
-    pause: Duration,
-    /// A connection broke, and it is not known yet whether because the machine ended.
-    lost: bool,
-}
-
-impl Talk {
-    async fn talk(mut self) -> Infallible {
-        let mut since = Instant::now();
-        loop {
-            let why = match self.open().await {
-                Ok((connection, run_state)) => {
-                    let why = self.serve(connection, run_state).await;
-                    since = Instant::now();
-                    (self.pause, self.lost) = (BROKEN_PAUSE, true);
-                    why
-                }
-                Err(why) => {
-                    self.log_once_lost(&why);
-                    why
-                }
-            };
-            self.told.send_replace(State::Unreachable(why));
-            sleep((since.elapsed() / 8).clamp(self.pause, LONGEST_PAUSE)).await;
-        }
-    }
-
-    /// Only when the machine still lives after a pause: each that ends closes its socket first.
-    fn log_once_lost(&mut self, why: &str) {
-        if std::mem::take(&mut self.lost) {
-            let id = self.found.id;
-            let line = format!("machine {id}: its control socket was lost, still trying: {why}");
-            self.context.log(LogLevel::Warn, &line);
-        }
-    }
-
-    /// Events are lost while nobody is connected, so a connection begins with asking.
-    async fn open(&self) -> Result<(Connection, RunState), String> {
-        let Found { id, identity } = &self.found;
-        let mut connection = Connection::open(&self.directory, *id, identity.pid).await?;
-        let run_state = connection.run_state().await.map_err(|error| error.to_string())?;
-        Ok((connection, run_state))
-    }
-
-    /// Returns why the connection ended.
-    async fn serve(&mut self, mut connection: Connection, run_state: RunState) -> String {
-        self.tell(run_state, false);
-        let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            let event = tokio::select! {
-                changed = connection.changed() => match changed {
-                    Ok(()) => true,
-                    Err(why) => return why,
-                },
-                Some((request, answer)) = self.requests.recv() => {
-                    match carry_out(&mut connection, request, answer).await {
-                        Ok(()) => continue,
-                        Err(why) => return why,
-                    }
-                }
-                _ = heartbeat.tick() => false,
-            };
-            match connection.run_state().await {
-                Ok(run_state) => self.tell(run_state, event),
-                Err(error) => return error.to_string(),
-            }
-        }
-    }
-
-    /// Known first, told after: whoever is woken by the event surveys.
-    fn tell(&self, run_state: RunState, always: bool) {
-        let new = State::Connected(run_state);
-        let old = self.told.send_replace(new.clone());
-        if always || old != new {
-            let id = self.found.id;
-            self.context.emit(Event::MachineChanged { id, run_state });
-        }
-    }
-}
-
-/// A command whose caller has gone is not carried out: it may come to an end long after it was
-/// wanted. The error says why the connection is of no more use.
-async fn carry_out(
-    connection: &mut Connection,
-    request: Request,
-    answer: Answer,
-) -> Result<(), String> {
-    if answer.is_closed() {
-        return Ok(());
-    }
-    let result = match request {
-        Request::PowerButton => connection.power_button().await,
-        Request::Quit => connection.quit().await,
-    };
-    let broken = match &result {
-        Err(QmpError::Broken(why)) => Err(why.clone()),
-        Err(QmpError::Refused(_)) | Ok(()) => Ok(()),
-    };
-    // The caller may have gone meanwhile.
-    let _ = answer.send(result);
-    broken
 }

@@ -1,9 +1,10 @@
 //! One connection to a machine's control socket: opened, verified, and spoken with, every step
-//! within a deadline. When to connect again is not decided here.
+//! within a deadline, and the events that come on it. When to connect again is not decided here.
 //!
 //! Lenient towards QEMU 7.2 and later: a line this crate's QMP library cannot read (an event or a
 //! value of a newer QEMU) is passed over, and run states are read as text.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -15,28 +16,30 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, future};
 use qapi::futures::{QapiEvents, QapiService, QmpStreamTokio};
-use qapi::qmp::{self, Event};
-use qapi::{Command, ExecuteError};
+use qapi::qmp::{self, Event, ShutdownCause};
+use qapi::{Command, ErrorClass, ExecuteError};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::io::StreamReader;
 use uuid::Uuid;
 use vman_plugin::RunState;
 
 use crate::command_line::QMP_SOCKET;
+use crate::devices::disk_of;
 
 /// A monitor serves one client at a time, and the next one waits without a word: so the greeting
 /// needs a deadline of its own.
 const GREETING_DEADLINE: Duration = Duration::from_secs(3);
 
 /// For one command's answer; usually it comes within a millisecond.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const COMMAND_DEADLINE: Duration = Duration::from_secs(4);
 
-/// Bytes of one line from QEMU; the answers we ask for have under 300.
-const MAX_LINE: usize = 256 * 1024;
+/// Bytes of one line from QEMU. The longest we ask for tells of every disk: at most 255 SCSI disks
+/// of two nodes each, about 1.5 KiB a node.
+const MAX_LINE: usize = 2 * 1024 * 1024;
 
 type Incoming = StreamReader<BoxStream<'static, io::Result<Bytes>>, Bytes>;
 
@@ -45,6 +48,8 @@ type Incoming = StreamReader<BoxStream<'static, io::Result<Bytes>>, Bytes>;
 pub(crate) enum QmpError {
     /// QEMU answered with an error; the connection goes on.
     Refused(String),
+    /// Likewise, since it has no device of this name.
+    NoDevice(String),
     /// The connection can no longer be used.
     Broken(String),
 }
@@ -52,17 +57,34 @@ pub(crate) enum QmpError {
 impl fmt::Display for QmpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(why) | Self::Broken(why) => f.write_str(why),
+            Self::Refused(why) | Self::NoDevice(why) | Self::Broken(why) => f.write_str(why),
         }
     }
+}
+
+/// What an event of QEMU's means to a machine's task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// The run state may have changed.
+    RunState,
+    /// The guest has powered itself off.
+    GuestShutdown,
+    /// The machine was reset, by whomever.
+    Reset,
+    /// The device of a disk is gone: the guest has let go, or did not need to be asked.
+    Unplugged(Uuid),
+    /// The guest says that it will not let go of a disk.
+    UnplugRefused(Uuid),
 }
 
 /// A connection on which commands have been answered.
 pub(crate) struct Connection {
     service: QapiService<QmpStreamTokio<OwnedWriteHalf>>,
     events: QapiEvents<QmpStreamTokio<Incoming>>,
-    /// An event that tells of the run state came while a command was waited for.
-    changed: bool,
+    /// What came while a command was waited for, each once: so it is bounded by the disks.
+    notices: VecDeque<Notice>,
+    /// When QEMU last said something.
+    heard: Instant,
 }
 
 impl Connection {
@@ -86,7 +108,8 @@ impl Connection {
                 })?
                 .map_err(|error| format!("{QMP_SOCKET}: {error}"))?;
         let (service, events) = greeting.stream.into_parts();
-        let mut connection = Self { service, events, changed: false };
+        let mut connection =
+            Self { service, events, notices: VecDeque::new(), heard: Instant::now() };
         connection.verify(id).await.map_err(|error| error.to_string())?;
         Ok(connection)
     }
@@ -102,7 +125,6 @@ impl Connection {
     }
 
     pub(crate) async fn run_state(&mut self) -> Result<RunState, QmpError> {
-        self.changed = false;
         Ok(run_state(&self.execute(QueryStatus {}).await?.status))
     }
 
@@ -114,21 +136,65 @@ impl Connection {
         self.execute(qmp::quit {}).await.map(drop)
     }
 
-    /// Returns when an event says that the run state may have changed; an error means that the
-    /// connection ended. Cancel-safe.
-    pub(crate) async fn changed(&mut self) -> Result<(), String> {
-        while !self.changed {
-            self.changed = tells_run_state(self.events.next().await)?;
+    /// Halts the guest's processors; as it is, where they are halted already.
+    pub(crate) async fn stop(&mut self) -> Result<(), QmpError> {
+        self.execute(qmp::stop {}).await.map(drop)
+    }
+
+    pub(crate) async fn cont(&mut self) -> Result<(), QmpError> {
+        self.execute(qmp::cont {}).await.map(drop)
+    }
+
+    /// Returns once the machine is reset: QEMU answers the command before it begins.
+    pub(crate) async fn reset(&mut self) -> Result<(), QmpError> {
+        self.notices.retain(|notice| *notice != Notice::Reset);
+        self.execute(qmp::system_reset {}).await?;
+        let reset = async {
+            while !self.notices.contains(&Notice::Reset) {
+                let event = self.events.next().await;
+                self.take(event)?;
+            }
+            Ok(())
+        };
+        let done = timeout(COMMAND_DEADLINE, reset).await;
+        done.unwrap_or_else(|_| Err(format!("not reset in {COMMAND_DEADLINE:?}")))
+            .map_err(QmpError::Broken)
+    }
+
+    /// When QEMU last said something.
+    pub(crate) fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    /// What is known to have happened and was not asked for yet.
+    pub(crate) fn next_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    /// Waits for something to happen; an error means that the connection ended. Cancel-safe.
+    pub(crate) async fn notice(&mut self) -> Result<Notice, String> {
+        loop {
+            if let Some(notice) = self.next_notice() {
+                return Ok(notice);
+            }
+            let event = self.events.next().await;
+            self.take(event)?;
         }
-        self.changed = false;
+    }
+
+    fn take(&mut self, event: Option<io::Result<Event>>) -> Result<(), String> {
+        take(event, &mut self.notices)?;
+        self.heard = Instant::now();
         Ok(())
     }
 
     /// After a missed deadline the connection is broken for good: the library would take the late
     /// answer for the next command's.
-    async fn execute<C: qmp::QmpCommand>(&mut self, command: C) -> Result<C::Ok, QmpError> {
+    pub(crate) async fn execute<C: qmp::QmpCommand>(
+        &mut self,
+        command: C,
+    ) -> Result<C::Ok, QmpError> {
         let mut answer = std::pin::pin!(self.service.execute(command));
-        let mut changed = self.changed;
         let talk = async {
             loop {
                 let event = tokio::select! {
@@ -136,19 +202,24 @@ impl Connection {
                     answer = &mut answer => return answer.map_err(refused_or_broken),
                     event = self.events.next() => event,
                 };
-                changed |= tells_run_state(event).map_err(QmpError::Broken)?;
+                take(event, &mut self.notices).map_err(QmpError::Broken)?;
             }
         };
-        let result = timeout(COMMAND_DEADLINE, talk).await;
-        self.changed = changed;
-        result.unwrap_or_else(|_| {
+        let result = timeout(COMMAND_DEADLINE, talk).await.unwrap_or_else(|_| {
             Err(QmpError::Broken(format!("no answer to {} in {COMMAND_DEADLINE:?}", C::NAME)))
-        })
+        });
+        if !matches!(result, Err(QmpError::Broken(_))) {
+            self.heard = Instant::now();
+        }
+        result
     }
 }
 
 fn refused_or_broken(error: ExecuteError) -> QmpError {
     match error {
+        ExecuteError::Qapi(error) if error.class == ErrorClass::DeviceNotFound => {
+            QmpError::NoDevice(error.desc)
+        }
         ExecuteError::Qapi(error) => QmpError::Refused(error.desc),
         ExecuteError::Io(error) => QmpError::Broken(error.to_string()),
     }
@@ -185,20 +256,38 @@ fn run_state(status: &str) -> RunState {
     }
 }
 
-fn tells_run_state(event: Option<io::Result<Event>>) -> Result<bool, String> {
+/// An error means that the connection ended.
+fn take(event: Option<io::Result<Event>>, notices: &mut VecDeque<Notice>) -> Result<(), String> {
+    let event = match event {
+        None => return Err("QEMU closed its control socket".to_owned()),
+        Some(event) => event.map_err(|error| format!("{QMP_SOCKET}: {error}"))?,
+    };
+    if let Some(notice) = meaning(&event).filter(|notice| !notices.contains(notice)) {
+        notices.push_back(notice);
+    }
+    Ok(())
+}
+
+fn meaning(event: &Event) -> Option<Notice> {
     match event {
-        None => Err("QEMU closed its control socket".to_owned()),
-        Some(Err(error)) => Err(format!("{QMP_SOCKET}: {error}")),
-        Some(Ok(event)) => Ok(matches!(
-            event,
-            Event::SHUTDOWN { .. }
-                | Event::STOP { .. }
-                | Event::RESUME { .. }
-                | Event::RESET { .. }
-                | Event::SUSPEND { .. }
-                | Event::WAKEUP { .. }
-                | Event::GUEST_PANICKED { .. }
-        )),
+        Event::SHUTDOWN { data, .. } => Some(match data.reason {
+            ShutdownCause::guest_shutdown => Notice::GuestShutdown,
+            _ => Notice::RunState,
+        }),
+        Event::STOP { .. }
+        | Event::RESUME { .. }
+        | Event::SUSPEND { .. }
+        | Event::WAKEUP { .. }
+        | Event::GUEST_PANICKED { .. } => Some(Notice::RunState),
+        Event::RESET { .. } => Some(Notice::Reset),
+        // A second one comes for the device's inner part, without a name.
+        Event::DEVICE_DELETED { data, .. } => {
+            data.device.as_deref().and_then(disk_of).map(Notice::Unplugged)
+        }
+        Event::DEVICE_UNPLUG_GUEST_ERROR { data, .. } => {
+            data.device.as_deref().and_then(disk_of).map(Notice::UnplugRefused)
+        }
+        _ => None,
     }
 }
 

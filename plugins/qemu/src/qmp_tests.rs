@@ -56,14 +56,43 @@ async fn fields_states_and_events_of_another_qemu_do_not_end_the_connection() {
     let monitor = monitor(folder.path(), script);
     let mut connection = Connection::open(folder.path(), id, std::process::id()).await.unwrap();
     assert_eq!(connection.run_state().await, Ok(RunState::Running));
-    connection.changed().await.unwrap();
+    assert_eq!(connection.notice().await, Ok(Notice::RunState));
     assert_eq!(connection.run_state().await, Ok(RunState::Other));
     assert_eq!(connection.power_button().await, Err(QmpError::Refused("not now".to_owned())));
     assert_eq!(
         monitor.await.unwrap(),
         ["qmp_capabilities", "query-uuid", "query-status", "query-status", "system_powerdown"]
     );
-    assert!(connection.changed().await.unwrap_err().contains("closed"));
+    assert!(connection.notice().await.unwrap_err().contains("closed"));
+}
+
+#[tokio::test]
+async fn events_that_came_with_an_answer_are_kept_in_order_each_once() {
+    let (folder, id) = (tempfile::tempdir().unwrap(), Uuid::from_u128(1));
+    let (one, other) = (Uuid::from_u128(7), Uuid::from_u128(8));
+    let event = |name: &str, device: &str| {
+        format!(r#"{{"event": "{name}", "data": {{{device}"path": "/x"}}, {TIME}"#)
+    };
+    let of = |disk| format!(r#""device": "{}", "#, crate::devices::disk_name(disk));
+    let off = r#""data": {"guest": true, "reason": "guest-shutdown"}"#;
+    let mut script = opening(id);
+    script.push(vec![
+        event("DEVICE_UNPLUG_GUEST_ERROR", &of(other)),
+        // What a disk's device has inside, and a device that is no disk's.
+        event("DEVICE_DELETED", ""),
+        event("DEVICE_DELETED", r#""device": "net0", "#),
+        event("DEVICE_DELETED", &of(one)),
+        event("DEVICE_DELETED", &of(one)),
+        format!(r#"{{"event": "SHUTDOWN", {off}, {TIME}"#),
+        r#"{"return": {"status": "running"}}"#.to_owned(),
+    ]);
+    let _monitor = monitor(folder.path(), script);
+    let mut connection = Connection::open(folder.path(), id, std::process::id()).await.unwrap();
+    connection.run_state().await.unwrap();
+    for expected in [Notice::UnplugRefused(other), Notice::Unplugged(one), Notice::GuestShutdown] {
+        assert_eq!(connection.next_notice(), Some(expected));
+    }
+    assert_eq!(connection.next_notice(), None);
 }
 
 #[tokio::test]
