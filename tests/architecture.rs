@@ -112,8 +112,15 @@ const HOMES: &[Home] = &[
     ("futures-util", FUTURES_UTIL),
 ];
 
-const RUSTIX: &[&str] =
-    &["vman-plugin", "vman-operator", "vman-plugin-qemu", "vman", "xtask", "vman-tests"];
+const RUSTIX: &[&str] = &[
+    "vman-plugin",
+    "vman-operator",
+    "vman-plugin-qemu",
+    "vman-plugin-dry-run",
+    "vman",
+    "xtask",
+    "vman-tests",
+];
 const UUID: &[&str] = &[
     "vman-core",
     "vman-plugin",
