@@ -36,6 +36,7 @@ const EDGES: &[Edges] = &[
     ("log-only", &["vman-policy-sdk"], &[]),
     ("restart-crashed", &["vman-policy-sdk"], &[]),
     ("misbehaving", &["vman-policy-sdk"], &[]),
+    ("obedient", &["vman-policy-sdk"], &[]),
 ];
 
 /// The program wires everything that serves; `vman-plugin-qemu` it has through the two backends.

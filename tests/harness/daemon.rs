@@ -10,9 +10,11 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use walkdir::WalkDir;
 
 use crate::leftovers::leftovers;
 use crate::paths;
+use crate::points::Points;
 use crate::process::{Process, end_all, processes};
 use crate::rest::Client;
 use crate::setup::Setup;
@@ -20,6 +22,9 @@ use crate::wait::{LONG, SOON, wait_for};
 
 /// Lines of its log that a failed test shows.
 const LOG_TAIL: usize = 60;
+const LOG: &str = "daemon.log";
+/// Where the test build writes down the points that it passes.
+const POINTS: &str = "points";
 /// Environment that would override the configuration.
 const OVERRIDES: &[&str] = &[
     "VMAN_STORAGE_PATH",
@@ -44,11 +49,21 @@ pub struct Daemon {
 
 impl Daemon {
     pub(crate) fn start(setup: &Setup) -> Self {
-        let folder = tempfile::Builder::new().prefix("vman-test-").tempdir();
-        let folder = folder.expect("a temporary folder can be made");
+        let folder = new_folder();
         fs::write(folder.path().join("vman.toml"), setup.toml()).expect("the folder is ours");
         setup.lend_boot_files(&folder.path().join("storage"));
-        let child = spawn(folder.path());
+        Self::start_in(folder, None)
+    }
+
+    /// Starts one on a copy of all that this one, which has ended, keeps.
+    pub fn start_copy(&self, points: Option<&Points>) -> Self {
+        let folder = new_folder();
+        copy(self.folder.path(), folder.path());
+        Self::start_in(folder, points)
+    }
+
+    fn start_in(folder: TempDir, points: Option<&Points>) -> Self {
+        let child = spawn(folder.path(), points);
         let mut daemon = Self { folder, child, client: Client::new("", None) };
         daemon.connect();
         daemon
@@ -83,11 +98,22 @@ impl Daemon {
         wait_for("SIGTERM ends the daemon", SOON, || child.try_wait().expect("it is our child"))
     }
 
+    /// Waits for its end, which somebody else has caused.
+    pub fn ends(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        wait_for("the daemon ends", SOON, || child.try_wait().expect("it is our child"))
+    }
+
     /// Starts it again after its end, on the same folder.
     pub fn restart(&mut self) {
+        self.restart_with(None);
+    }
+
+    /// As [`restart`](Self::restart); the test build, if it is told of points.
+    pub fn restart_with(&mut self, points: Option<&Points>) {
         // Left by a killed one; the port may be another daemon's by now.
         drop(fs::remove_file(self.storage().join("run/address")));
-        self.child = spawn(self.folder.path());
+        self.child = spawn(self.folder.path(), points);
         self.connect();
     }
 
@@ -99,7 +125,7 @@ impl Daemon {
 
     /// Tries to start a second daemon on the same folder; how it ended, and what it said.
     pub fn second(&self) -> (ExitStatus, String) {
-        let mut command = command(self.folder.path());
+        let mut command = command(self.folder.path(), None);
         let output = command.stdin(Stdio::null()).output().expect("the program can be started");
         let said = [output.stdout, output.stderr].concat();
         (output.status, String::from_utf8_lossy(&said).into_owned())
@@ -112,7 +138,18 @@ impl Daemon {
 
     /// What it has logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("daemon.log")).unwrap_or_default()
+        fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default()
+    }
+
+    /// The end of what it has logged.
+    pub fn log_tail(&self) -> String {
+        tail(&self.folder.path().join(LOG))
+    }
+
+    /// The points that its test build has passed, in their order.
+    pub fn points(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.folder.path().join(POINTS)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
     }
 
     /// Every living process of its machines.
@@ -140,7 +177,7 @@ impl Daemon {
     fn connect(&mut self) {
         let storage = self.storage();
         let child = &mut self.child;
-        let log = self.folder.path().join("daemon.log");
+        let log = self.folder.path().join(LOG);
         self.client = wait_for("`vman serve` answers", LONG, || {
             if let Some(status) = child.try_wait().expect("it is our child") {
                 panic!("`vman serve` ended ({status}):\n{}", tail(&log));
@@ -157,7 +194,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if thread::panicking() {
-            let log = self.folder.path().join("daemon.log");
+            let log = self.folder.path().join(LOG);
             eprintln!("the end of the daemon's log:\n{}", tail(&log));
         }
         // It may have ended already.
@@ -167,17 +204,42 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(folder: &Path) -> Child {
-    let log = OpenOptions::new().create(true).append(true).open(folder.join("daemon.log"));
+fn new_folder() -> TempDir {
+    let folder = tempfile::Builder::new().prefix("vman-test-").tempdir();
+    folder.expect("a temporary folder can be made")
+}
+
+/// All but the log.
+fn copy(from: &Path, to: &Path) {
+    for entry in WalkDir::new(from).min_depth(1) {
+        let entry = entry.expect("the folder of an ended daemon stays as it is");
+        let name = entry.path().strip_prefix(from).expect("it is below");
+        if entry.file_type().is_dir() {
+            fs::create_dir(to.join(name)).expect("the folder is ours");
+        } else if entry.file_type().is_file() && name != Path::new(LOG) {
+            fs::copy(entry.path(), to.join(name)).expect("both folders are ours");
+        }
+    }
+}
+
+fn spawn(folder: &Path, points: Option<&Points>) -> Child {
+    let log = OpenOptions::new().create(true).append(true).open(folder.join(LOG));
     let log = log.expect("the folder is ours");
-    let mut command = command(folder);
+    let mut command = command(folder, points);
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor is free")).stderr(log);
     command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
 /// `vman serve` with the folder's configuration and nothing else.
-fn command(folder: &Path) -> Command {
-    let mut command = Command::new(paths::program());
+fn command(folder: &Path, points: Option<&Points>) -> Command {
+    let mut command = match points {
+        Some(points) => {
+            let mut command = Command::new(paths::program_with_points());
+            points.tell(&mut command, &folder.join(POINTS));
+            command
+        }
+        None => Command::new(paths::program()),
+    };
     command.arg("serve").arg("--config").arg(folder.join("vman.toml"));
     for name in OVERRIDES {
         command.env_remove(name);

@@ -4,6 +4,7 @@
 mod daemon;
 mod leftovers;
 mod paths;
+mod points;
 mod process;
 mod rest;
 mod setup;
@@ -14,6 +15,7 @@ mod wait;
 
 pub use daemon::Daemon;
 pub use paths::guest;
+pub use points::Points;
 pub use process::{Process, processes};
 pub use rest::{Answer, Client};
 pub use setup::Setup;

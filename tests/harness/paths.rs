@@ -11,6 +11,14 @@ pub(crate) fn program() -> PathBuf {
     built("VMAN_BIN", "debug/vman")
 }
 
+/// The program with points at which it is killed or something fails.
+pub(crate) fn program_with_points() -> PathBuf {
+    let beside = program().with_file_name("vman-crash-points");
+    let build = "cargo build -p vman --features crash-points --bin vman-crash-points";
+    assert!(beside.exists(), "{} is not there: run `{build}`", beside.display());
+    beside
+}
+
 /// The folder of plugins built as files.
 pub(crate) fn plugins() -> PathBuf {
     built("VMAN_PLUGIN_DIR", "plugins")

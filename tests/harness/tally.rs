@@ -1,5 +1,6 @@
 //! Tells the runner, in the file that `VMAN_TEST_TALLY` names, which machines were really started
-//! and which tests this host cannot run. A line is `<backend> <test>` or `skipped <test>: <why>`.
+//! and which tests this host cannot run. A line is `<backend> <test>`, `skipped <test>: <why>`
+//! or `crash <row of the crash tests' table>`.
 #![allow(clippy::print_stderr, reason = "a test that did not run must not look like one that did")]
 
 use std::env;
@@ -25,6 +26,11 @@ pub fn skipped(why: &str) {
 pub fn no_kvm() -> Option<String> {
     let opened = OpenOptions::new().read(true).write(true).open(KVM);
     opened.err().map(|error| format!("{KVM} does not open: {error}"))
+}
+
+/// What became of one verb at all the points of the crash tests: the row of their table.
+pub fn crashes(row: &[String]) {
+    note(&format!("crash {}", row.join(" ")));
 }
 
 /// The test's name: its thread has it.

@@ -4,8 +4,9 @@
 //!
 //! A point is told by when, what and how often, e.g. `after effect launch #1`. "After" an effect
 //! the host has been touched, and nobody has been told. What is to happen is said once, at the
-//! start, by the environment: [`RECORD`], [`KILL`], [`FAIL`], [`TWICE`].
+//! start, by the environment: [`RECORD`], [`KILL`], [`FAIL`], [`TWICE`]. Beside them, [`AHEAD`].
 
+mod clock;
 mod host;
 mod names;
 mod records;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Signal, getpid, kill_process};
 use tracing::warn;
+use vman_core::ports::Clock;
 use vman_engine::Ports;
 
 use host::Host;
@@ -32,6 +34,8 @@ const KILL: &str = "VMAN_POINTS_KILL";
 const FAIL: &str = "VMAN_POINTS_FAIL";
 /// Set to anything: every effect is done twice.
 const TWICE: &str = "VMAN_POINTS_TWICE";
+/// Milliseconds that the daemon's clock is ahead: a test need not wait until something is old.
+const AHEAD: &str = "VMAN_POINTS_CLOCK_AHEAD_MS";
 
 /// The engine's ports with points in front of them.
 pub(crate) fn before(ports: Ports) -> Ports {
@@ -43,6 +47,13 @@ pub(crate) fn before(ports: Ports) -> Ports {
         record: Arc::new(Records { records: ports.record, points: Arc::clone(&points) }),
         ..ports
     }
+}
+
+/// The clock, as far ahead as the environment says.
+pub(crate) fn clock(clock: Arc<dyn Clock>) -> Arc<dyn Clock> {
+    let ahead = env::var(AHEAD).map(|text| text.parse().expect("a number of milliseconds"));
+    let ahead_ms: u64 = ahead.unwrap_or_default();
+    Arc::new(clock::Ahead { clock, ahead_ms })
 }
 
 /// What is to happen where.

@@ -10,8 +10,10 @@ use anyhow::{Context, Result};
 use crate::tree::{Profile, Tree};
 use crate::{guests, packages, plugins, policies, run};
 
+mod crashes;
 mod tally;
 
+use self::crashes::Crashes;
 use self::tally::Tally;
 
 /// Sets up, builds what the tests run, runs them with `arguments` for the runner, and reports.
@@ -22,6 +24,9 @@ pub(crate) fn run(tree: &Tree, yes: bool, arguments: &[String]) -> Result<()> {
     let plugins = plugins::build(tree)?;
     // Libraries, programs and tests in one go: they then share their dependencies' builds.
     run::shown(tree.cargo("build").args(["--workspace", "--lib", "--bins", "--tests"]))?;
+    // The same program with points to be killed at, beside the one that ships.
+    let with_points = ["--package", "vman", "--features", "crash-points"];
+    run::shown(tree.cargo("build").args(with_points).args(["--bin", "vman-crash-points"]))?;
     let tally = tempfile::Builder::new().prefix("vman-tally-").tempfile().context("a file")?;
     let mut runner = runner(tree);
     runner.args(arguments);
@@ -52,6 +57,6 @@ fn runner(tree: &Tree) -> Command {
 
 fn report(path: &Path) -> Result<()> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    println!("\n{}", Tally::parse(&text));
+    println!("\n{}{}", Crashes::parse(&text), Tally::parse(&text));
     Ok(())
 }

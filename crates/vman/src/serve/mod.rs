@@ -100,6 +100,8 @@ async fn wire(config: &Config, storage: Storage) -> Result<Parts, ServeError> {
         Arc::new(move || wake.notify_one())
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    #[cfg(feature = "crash-points")]
+    let clock = crate::points::clock(clock);
     let store = Arc::new(Store::open(&config.storage.join("vman.db"))?);
     let networker = Arc::new(Networker::settle(networker_config(config))?);
     let network = networker.network().clone();

@@ -1,5 +1,6 @@
 //! What tests wrote down about machines that they started on real QEMU, and about what could not
-//! run on this host. A line is `<backend> <test>` or `skipped <test and reason>`.
+//! run on this host. A line is `<backend> <test>` or `skipped <test and reason>`; those that begin
+//! with `crash` are another table's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,7 +18,8 @@ impl Tally {
     /// Counts the lines.
     pub(super) fn parse(text: &str) -> Self {
         let mut tally = Self::default();
-        for (backend, test) in text.lines().filter_map(|line| line.trim().split_once(' ')) {
+        let lines = text.lines().filter(|line| !line.starts_with("crash "));
+        for (backend, test) in lines.filter_map(|line| line.trim().split_once(' ')) {
             if backend == "skipped" {
                 tally.skipped.insert(test.to_owned());
             } else {
@@ -53,7 +55,7 @@ mod tests {
 
     #[test]
     fn machines_are_counted_by_backend_and_tests_once() {
-        let tally = Tally::parse("tcg a\ntcg a\nkvm b\nskipped c: no tap here\n");
+        let tally = Tally::parse("tcg a\ntcg a\nkvm b\nskipped c: no tap here\ncrash d e 1\n");
         let text = "real QEMU: 3 machines in 2 tests (kvm 1, tcg 2); could not run here: 1\n  \
                     c: no tap here";
         assert_eq!(tally.to_string(), text);

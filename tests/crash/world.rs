@@ -1,0 +1,114 @@
+//! What there is, in words that are the same in every copy of a scene: the daemon's records by what
+//! they are in it, and the machines on the host with what tells one from its successor.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use serde_json::Value;
+use vman_tests::{Daemon, text};
+
+/// What a thing is called that the scene did not have.
+const NEW: &str = "new";
+
+/// Who is who: what a scene's things are called, by their ids.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cast(BTreeMap<String, &'static str>);
+
+impl Cast {
+    pub(crate) fn add(&mut self, id: String, name: &'static str) {
+        self.0.insert(id, name);
+    }
+
+    pub(crate) fn id(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(_, other)| **other == name).map(|(id, _)| id.as_str())
+    }
+
+    fn name(&self, id: &str) -> &'static str {
+        self.0.get(id).copied().unwrap_or(NEW)
+    }
+}
+
+/// The records, by what they are called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct World {
+    /// Their states.
+    vms: BTreeMap<&'static str, String>,
+    /// Their states, and of which VM they are.
+    disks: BTreeMap<&'static str, String>,
+    templates: BTreeSet<String>,
+}
+
+impl World {
+    pub(crate) fn of(daemon: &Daemon, cast: &Cast) -> Self {
+        let vm = |vm: &Value| (cast.name(text(vm, "id")), text(vm, "state").to_owned());
+        let disk = |disk: &Value| {
+            let holder = disk["vm_id"].as_str().map(|vm| format!(" to {}", cast.name(vm)));
+            let state = text(disk, "state").to_owned() + &holder.unwrap_or_default();
+            (cast.name(text(disk, "id")), state)
+        };
+        Self {
+            vms: list(daemon, "/vms").iter().map(vm).collect(),
+            disks: list(daemon, "/disks").iter().map(disk).collect(),
+            templates: list(daemon, "/templates").iter().map(|t| text(t, "name").into()).collect(),
+        }
+    }
+
+    /// Adds or changes it.
+    pub(crate) fn vm(&mut self, name: &'static str, state: &str) {
+        self.vms.insert(name, state.to_owned());
+    }
+
+    /// `state` with its holder, e.g. `attached to vm`.
+    pub(crate) fn disk(&mut self, name: &'static str, state: &str) {
+        self.disks.insert(name, state.to_owned());
+    }
+
+    pub(crate) fn template(&mut self, name: &str) {
+        self.templates.insert(name.to_owned());
+    }
+
+    /// Nothing is called so any more.
+    pub(crate) fn gone(&mut self, name: &str) {
+        self.vms.remove(name);
+        self.disks.remove(name);
+        self.templates.remove(name);
+    }
+
+    /// Something that `other` has not, in whatever state.
+    pub(crate) fn has_more_than(&self, other: &Self) -> bool {
+        self.vms.keys().any(|name| !other.vms.contains_key(name))
+            || self.disks.keys().any(|name| !other.disks.contains_key(name))
+            || !self.templates.is_subset(&other.templates)
+    }
+}
+
+/// The operations, newest first.
+pub(crate) fn operations(daemon: &Daemon) -> Vec<Value> {
+    list(daemon, "/operations?limit=1000")
+}
+
+pub(crate) fn list(daemon: &Daemon, path: &str) -> Vec<Value> {
+    let body = daemon.get(path).expect(200).body;
+    body.as_array().expect("it is a list").clone()
+}
+
+/// The machines that live, each with what its successor would not have: its process, or, where it
+/// is simulated, how often it was started.
+pub(crate) fn machines(daemon: &Daemon, cast: &Cast) -> BTreeMap<&'static str, String> {
+    let folder = daemon.storage().join("machines");
+    let simulated = fs::read_dir(&folder).into_iter().flatten().filter_map(|entry| {
+        let (path, name) = entry.ok().map(|entry| (entry.path(), entry.file_name()))?;
+        let starts = fs::read_to_string(path.join("machine.starts"));
+        path.join("machine.json").exists().then_some(())?;
+        Some((cast.name(name.to_str()?), starts.unwrap_or_default()))
+    });
+    let real = daemon.machines().into_iter().map(|process| {
+        let of = |word: &String| {
+            let (_, rest) = word.split_once("/machines/")?;
+            Some(cast.name(rest.split('/').next()?))
+        };
+        let name = process.command.iter().find_map(of).unwrap_or("a process of nobody");
+        (name, process.pid.to_string())
+    });
+    simulated.chain(real).collect()
+}
