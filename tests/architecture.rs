@@ -203,8 +203,14 @@ const ASYNC_TRAIT: &[&str] = &[
     "vman",
 ];
 
-const FUTURES_UTIL: &[&str] =
-    &["vman-plugin", "vman-network", "vman-observer", "vman-engine", "vman-plugin-qemu"];
+const FUTURES_UTIL: &[&str] = &[
+    "vman-plugin",
+    "vman-network",
+    "vman-operator",
+    "vman-observer",
+    "vman-engine",
+    "vman-plugin-qemu",
+];
 
 /// What the tests of any package may use besides: none of it touches what a home keeps together.
 const IN_TESTS: &[&str] = &[

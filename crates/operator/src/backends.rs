@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
-use tokio::sync::mpsc;
-use vman_plugin::host::{Client, LoadError, Offer, Registry, Source, open_file, scan};
-use vman_plugin::{BackendConfig, BackendError, Event, Probe};
+use vman_plugin::host::{LoadError, Offer, Registry, Source, open_file, scan};
+use vman_plugin::{BackendConfig, BackendError, Probe};
+
+use crate::instance::{self, Backend};
 
 /// What `auto` prefers, best first.
 const AUTO_ORDER: [&str; 3] = ["qemu-kvm", "qemu-tcg", "dry-run"];
@@ -24,8 +25,7 @@ pub enum Choice {
 /// The chosen backend, started.
 #[derive(Debug)]
 pub struct Chosen {
-    pub client: Client,
-    pub events: mpsc::Receiver<Event>,
+    pub backend: Backend,
     /// Why this one, for people.
     pub reason: String,
     /// All known ones.
@@ -117,7 +117,7 @@ fn start(
     let chosen = known.swap_remove(index);
     let name = chosen.offer.manifest().name.clone();
     match chosen.started {
-        Ok((client, events)) => Ok(Chosen { client, events, reason, reports }),
+        Ok(backend) => Ok(Chosen { backend, reason, reports }),
         Err(error) => Err(ChooseError::Start { name, error }),
     }
 }
@@ -125,7 +125,7 @@ fn start(
 /// A backend, and how trying it went.
 struct Known {
     offer: Offer,
-    started: Result<(Client, mpsc::Receiver<Event>), BackendError>,
+    started: Result<Backend, BackendError>,
     probed: Result<Probe, BackendError>,
 }
 
@@ -137,15 +137,9 @@ impl Known {
     ) -> Self {
         let settings = settings(&offer.manifest().name);
         let config = BackendConfig { machines_dir: machines_dir.to_owned(), settings };
-        // The plugin's own code runs in `start`: not on a thread that others wait for.
-        let starting = offer.clone();
-        let started = tokio::task::spawn_blocking(move || starting.start(config)).await;
-        let started = started.unwrap_or_else(|error| {
-            let code = vman_plugin::ErrorCode::Panicked;
-            Err(BackendError::new(code, format!("starting it failed: {error}")))
-        });
+        let started = instance::start(offer.clone(), config).await;
         let probed = match &started {
-            Ok((client, _)) => client.probe().await,
+            Ok(backend) => backend.client.probe().await,
             Err(error) => Err(error.clone()),
         };
         Self { offer, started, probed }

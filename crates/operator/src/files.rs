@@ -62,11 +62,11 @@ impl Storage {
         let path = self.root.join(BOOT).join(name.as_str());
         match tokio::fs::symlink_metadata(&path).await {
             Ok(metadata) if metadata.is_file() => Ok(path),
-            Ok(_) => Err(ApplyError(format!(
+            Ok(_) => Err(ApplyError::failed(format!(
                 "{} is not a regular file; copy the boot file there itself",
                 path.display()
             ))),
-            Err(error) => Err(ApplyError(format!(
+            Err(error) => Err(ApplyError::failed(format!(
                 "cannot use the boot file {}: {error}; copy it there",
                 path.display()
             ))),
@@ -76,14 +76,16 @@ impl Storage {
     /// `relative` as [`survey`](Self::survey) named it; gone already is a success.
     pub(crate) async fn quarantine(&self, relative: &str) -> Result<Applied, ApplyError> {
         let Some(name) = plain_entry(relative) else {
-            return Err(ApplyError(format!("{relative} is not the path of a file of ours")));
+            return Err(ApplyError::failed(format!(
+                "{relative} is not the path of a file of ours"
+            )));
         };
         let (from, to) = (self.root.join(relative), self.root.join(QUARANTINE).join(name));
         if is_gone(&from).await {
             return Ok(Applied::default());
         }
         if tokio::fs::symlink_metadata(&to).await.is_ok() {
-            return Err(ApplyError(format!(
+            return Err(ApplyError::failed(format!(
                 "cannot move {} away: {} is there already; look at it and remove it",
                 from.display(),
                 to.display()
@@ -94,7 +96,9 @@ impl Storage {
                 note: Some(format!("moved to {}", to.display())),
                 ..Applied::default()
             }),
-            Err(error) => Err(ApplyError(format!("cannot move {} away: {error}", from.display()))),
+            Err(error) => {
+                Err(ApplyError::failed(format!("cannot move {} away: {error}", from.display())))
+            }
         }
     }
 
@@ -199,7 +203,7 @@ mod tests {
             .expect("symlink");
         let name: FileName = "kernel".parse().expect("valid");
         let error = storage.boot_file(&name).await.expect_err("refused");
-        assert!(error.0.contains("not a regular file"), "{error}");
+        assert!(error.to_string().contains("not a regular file"), "{error}");
     }
 
     #[tokio::test]

@@ -3,8 +3,10 @@
 //! engine, an effect at a time; nothing is decided or recorded here.
 
 mod backends;
+mod disks;
 mod files;
 mod images;
+mod instance;
 mod machines;
 mod spec;
 mod survey;
@@ -14,16 +16,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
-use vman_core::operation::{Effect, MachineEffect, Part};
-use vman_core::ports::{Applied, Apply, ApplyError, Survey, Target};
+use vman_core::operation::{DiskEffect, Effect, MachineEffect, Part};
+use vman_core::ports::{Applied, Apply, ApplyError, DiskTarget, Survey, Target};
 use vman_core::sighting::Sightings;
-use vman_plugin::Event;
+use vman_plugin::BackendError;
 use vman_plugin::host::Client;
 
 pub use backends::{BackendReport, Choice, ChooseError, Chosen, choose};
 pub use files::Storage;
+pub use instance::Backend;
 
+use crate::instance::Instance;
 use crate::watch::Watch;
 
 /// What the operator works with.
@@ -47,8 +50,7 @@ impl std::fmt::Debug for OperatorConfig {
 /// Carries effects out on this host.
 #[derive(Debug)]
 pub struct Operator {
-    backend: String,
-    client: Client,
+    instance: Instance,
     storage: Storage,
     stop_grace: Duration,
     watch: Watch,
@@ -56,15 +58,44 @@ pub struct Operator {
 
 impl Operator {
     /// Must be called inside a tokio runtime: it listens to the backend's events from here on.
-    pub fn new(config: OperatorConfig, client: Client, events: mpsc::Receiver<Event>) -> Self {
+    pub fn new(config: OperatorConfig, backend: Backend) -> Self {
         let watch = Watch::new(config.wake);
+        let (instance, events) = Instance::new(backend);
         watch.listen(events);
-        Self {
-            backend: client.manifest().name.clone(),
-            client,
-            storage: config.storage,
-            stop_grace: config.stop_grace,
-            watch,
+        Self { instance, storage: config.storage, stop_grace: config.stop_grace, watch }
+    }
+
+    /// The backend's name.
+    fn backend(&self) -> &str {
+        self.instance.name()
+    }
+
+    async fn client(&self) -> Result<Client, ApplyError> {
+        self.instance.client(|events| self.watch.listen(events)).await.map_err(told)
+    }
+
+    /// What the backend cannot do at all, and what to do instead.
+    fn lacks(&self, power: &str, instead: &str) -> ApplyError {
+        ApplyError::failed(format!("backend {} cannot {power}; {instead}", self.backend()))
+    }
+
+    async fn apply_to_disk(
+        &self,
+        effect: DiskEffect,
+        target: &DiskTarget,
+    ) -> Result<Applied, ApplyError> {
+        let DiskTarget { disk, vm } = target;
+        match effect {
+            DiskEffect::Create => self.create_image(disk).await,
+            DiskEffect::Delete => self.delete_image(disk).await,
+            DiskEffect::Resize => {
+                if let Some(vm) = vm {
+                    self.refuse_foreign(vm)?;
+                }
+                self.resize_image(disk, vm.as_ref().map(|vm| vm.id)).await
+            }
+            DiskEffect::Attach => self.attach_disk(target).await,
+            DiskEffect::Detach => self.detach_disk(target).await,
         }
     }
 }
@@ -82,10 +113,10 @@ impl Apply for Operator {
         match (effect.part(), target) {
             (Part::Machine(effect), Target::Vm(target)) => self.apply_to_vm(effect, target).await,
             (Part::Machine(MachineEffect::Kill), Target::Machine(id)) => self.kill(*id).await,
-            (Part::Image(effect), Target::Disk(disk)) => self.apply_to_disk(effect, disk).await,
+            (Part::Disk(effect), Target::Disk(target)) => self.apply_to_disk(effect, target).await,
             (Part::QuarantineFile, Target::File(path)) => self.storage.quarantine(path).await,
             (
-                Part::Network(_) | Part::Machine(_) | Part::Image(_) | Part::QuarantineFile,
+                Part::Network(_) | Part::Machine(_) | Part::Disk(_) | Part::QuarantineFile,
                 Target::Vm(_) | Target::Disk(_) | Target::Machine(_) | Target::File(_),
             ) => Err(mismatch(effect)),
         }
@@ -94,5 +125,10 @@ impl Apply for Operator {
 
 /// The engine asked for an effect on something it cannot be applied to.
 fn mismatch(effect: Effect) -> ApplyError {
-    ApplyError(format!("{} is not an effect on this subject", effect.word()))
+    ApplyError::failed(format!("{} is not an effect on this subject", effect.word()))
+}
+
+/// What the backend said of a failure.
+fn told(error: BackendError) -> ApplyError {
+    ApplyError::Failed(error.message)
 }

@@ -6,14 +6,17 @@ use std::time::{Duration, Instant};
 use vman_core::ident::VmId;
 use vman_core::operation::MachineEffect;
 use vman_core::ports::{Applied, ApplyError, MachineChange, VmTarget};
-use vman_plugin::{BackendError, Control, ErrorCode, MachineSighting, RunState};
+use vman_core::vm::Vm;
+use vman_plugin::host::Client;
+use vman_plugin::{BackendError, Control, ErrorCode, RunState};
 
 use crate::survey::recorded_machine;
-use crate::{Operator, spec};
+use crate::watch::Changes;
+use crate::{Operator, spec, told};
 
 /// A machine that is being waited for is looked at again at least this often, for an event may be
 /// lost; and its power button is pressed again: a press before the guest listens is lost, too, and
-/// one that is shutting down already takes no notice. Each look is one over the whole host.
+/// one that is shutting down already takes no notice.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 impl Operator {
@@ -23,34 +26,35 @@ impl Operator {
         target: &VmTarget,
     ) -> Result<Applied, ApplyError> {
         let id = target.vm.id;
+        if reaches_machine(effect) {
+            self.refuse_foreign(&target.vm)?;
+        }
         match effect {
             MachineEffect::PrepareDirectory => self.prepare_directory(id).await,
+            MachineEffect::PrepareDisks => self.prepare_disks(target).await,
+            MachineEffect::DiscardNewDisks => self.discard_new_disks(target).await,
             MachineEffect::RemoveDirectory => self.remove_directory(id).await,
             MachineEffect::Launch => self.launch(target).await,
             MachineEffect::Adopt => self.adopt(id).await,
-            MachineEffect::PowerOff => {
-                self.refuse_foreign(target)?;
-                self.power_off(id).await
-            }
-            MachineEffect::End => {
-                self.refuse_foreign(target)?;
-                self.end(id, Vec::new()).await
-            }
-            MachineEffect::Kill => {
-                self.refuse_foreign(target)?;
-                self.kill(id).await
-            }
+            MachineEffect::PowerOff => self.power_off(id).await,
+            MachineEffect::End => self.end(id, Vec::new()).await,
+            MachineEffect::Kill => self.kill(id).await,
+            MachineEffect::Pause => self.pause(id).await,
+            MachineEffect::Resume => self.resume(id).await,
+            MachineEffect::Reset => self.reset(id).await,
         }
     }
 
     /// A machine that another backend started cannot be seen by this one, so it must not be
     /// believed to be gone.
-    fn refuse_foreign(&self, target: &VmTarget) -> Result<(), ApplyError> {
-        match &target.vm.machine {
-            Some(machine) if machine.backend != self.backend => Err(ApplyError(format!(
+    pub(crate) fn refuse_foreign(&self, vm: &Vm) -> Result<(), ApplyError> {
+        match &vm.machine {
+            Some(machine) if machine.backend != self.backend() => Err(ApplyError::failed(format!(
                 "the machine was started by backend {}, and the daemon runs with {}; set \
                  `[backend] use = \"{}\"` to reach it",
-                machine.backend, self.backend, machine.backend
+                machine.backend,
+                self.backend(),
+                machine.backend
             ))),
             Some(_) | None => Ok(()),
         }
@@ -59,7 +63,10 @@ impl Operator {
     async fn prepare_directory(&self, id: VmId) -> Result<Applied, ApplyError> {
         self.storage.make_machine(id).await.map(|()| Applied::default()).map_err(|error| {
             let directory = self.storage.machine(id);
-            ApplyError(format!("cannot make the directory {}: {error}", directory.display()))
+            ApplyError::failed(format!(
+                "cannot make the directory {}: {error}",
+                directory.display()
+            ))
         })
     }
 
@@ -68,7 +75,7 @@ impl Operator {
         match tokio::fs::remove_dir_all(&directory).await {
             Ok(()) => Ok(Applied::default()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Applied::default()),
-            Err(error) => Err(ApplyError(format!(
+            Err(error) => Err(ApplyError::failed(format!(
                 "cannot remove the directory {}: {error}",
                 directory.display()
             ))),
@@ -76,10 +83,9 @@ impl Operator {
     }
 
     async fn launch(&self, target: &VmTarget) -> Result<Applied, ApplyError> {
-        self.refuse_foreign(target)?;
         let spec = spec::machine_spec(&self.storage, target).await?;
-        let machine = self.client.launch(spec).await.map_err(told)?;
-        let machine = recorded_machine(&self.backend, &machine);
+        let machine = self.client().await?.launch(spec).await.map_err(told)?;
+        let machine = recorded_machine(self.backend(), &machine);
         let note = machine.process.map(|process| format!("pid {}", process.pid));
         if let Some(process) = machine.process {
             self.watch.process(target.vm.id, process);
@@ -88,11 +94,12 @@ impl Operator {
     }
 
     async fn adopt(&self, id: VmId) -> Result<Applied, ApplyError> {
-        let Some(sighting) = self.sighted(id).await? else {
-            return Err(ApplyError(format!("no machine of VM {id} lives")));
+        let client = self.client().await?;
+        let Some(sighting) = client.sight(id.0).await.map_err(told)? else {
+            return Err(ApplyError::failed(format!("no machine of VM {id} lives")));
         };
-        let sighting = self.client.reattach(sighting.machine).await.map_err(told)?;
-        let machine = recorded_machine(&self.backend, &sighting.machine);
+        let sighting = client.reattach(sighting.machine).await.map_err(told)?;
+        let machine = recorded_machine(self.backend(), &sighting.machine);
         let note = machine.process.map(|process| format!("pid {}", process.pid));
         Ok(Applied { machine: MachineChange::Lives(machine), note })
     }
@@ -101,8 +108,11 @@ impl Operator {
     async fn power_off(&self, id: VmId) -> Result<Applied, ApplyError> {
         let begun = Instant::now();
         let mut stages = Vec::new();
-        match self.client.power_button(id.0).await {
-            Ok(()) => match self.wait_for_guest(id, begun).await {
+        // Before the button is pressed, so that nothing of what it leads to is missed.
+        let changes = self.watch.changes(id);
+        let client = self.client().await?;
+        match client.power_button(id.0).await {
+            Ok(()) => match self.wait_for_guest(&client, id, begun, changes).await {
                 Guest::PoweredOff => {
                     stages.push(format!("the guest powered off after {}", since(begun)));
                 }
@@ -125,30 +135,18 @@ impl Operator {
         self.end(id, stages).await
     }
 
-    async fn wait_for_guest(&self, id: VmId, begun: Instant) -> Guest {
+    async fn wait_for_guest(
+        &self,
+        client: &Client,
+        id: VmId,
+        begun: Instant,
+        mut changes: Changes,
+    ) -> Guest {
         let mut pressed = begun;
         // Bounded by the grace: every turn waits at most for what is left of it.
         loop {
-            let mut changes = self.watch.changes(id);
-            let run_state = match self.sighted(id).await {
-                Ok(None) => return Guest::Gone,
-                Ok(Some(sighting)) => sighting.control,
-                // Not seen is not gone: it has the rest of its grace, and is then ended.
-                Err(ApplyError(reason)) => Control::Unreachable { reason },
-            };
-            match run_state {
-                Control::Connected { run_state: RunState::GuestShutdown } => {
-                    return Guest::PoweredOff;
-                }
-                Control::Connected {
-                    run_state:
-                        run_state @ (RunState::Paused
-                        | RunState::GuestPanicked
-                        | RunState::IoError
-                        | RunState::InternalError),
-                } => return Guest::Halted(run_state),
-                Control::Connected { run_state: RunState::Running | RunState::Other }
-                | Control::Unreachable { .. } => {}
+            if let Some(guest) = seen_after_button(client, id).await {
+                return guest;
             }
             let left = self.stop_grace.saturating_sub(begun.elapsed());
             if left.is_zero() {
@@ -158,7 +156,7 @@ impl Operator {
             if pressed.elapsed() >= TRY_AGAIN {
                 pressed = Instant::now();
                 // It was pressed once: what fails now shows in what is seen next.
-                let _ = self.client.power_button(id.0).await;
+                let _ = client.power_button(id.0).await;
             }
         }
     }
@@ -166,15 +164,16 @@ impl Operator {
     /// Quits it, and kills it if that does not help; `stages` is what was tried before.
     async fn end(&self, id: VmId, mut stages: Vec<String>) -> Result<Applied, ApplyError> {
         let begun = Instant::now();
-        match self.client.quit(id.0).await {
+        let client = self.client().await?;
+        match client.quit(id.0).await {
             Ok(()) => {
                 stages.push(format!("quit in {}", since(begun)));
                 Ok(gone(stages))
             }
             Err(error) => {
                 stages.push(format!("quit failed: {error}"));
-                self.client.kill(id.0).await.map_err(|error| {
-                    ApplyError(format!("{}; kill failed: {error}", stages.join("; ")))
+                client.kill(id.0).await.map_err(|error| {
+                    ApplyError::failed(format!("{}; kill failed: {error}", stages.join("; ")))
                 })?;
                 stages.push("killed".to_owned());
                 Ok(gone(stages))
@@ -183,13 +182,80 @@ impl Operator {
     }
 
     pub(crate) async fn kill(&self, id: VmId) -> Result<Applied, ApplyError> {
-        self.client.kill(id.0).await.map_err(told)?;
+        self.client().await?.kill(id.0).await.map_err(told)?;
         Ok(gone(vec!["killed".to_owned()]))
     }
 
-    async fn sighted(&self, id: VmId) -> Result<Option<MachineSighting>, ApplyError> {
-        let survey = self.client.survey().await.map_err(told)?;
-        Ok(survey.machines.into_iter().find(|sighting| sighting.machine.id == id.0))
+    async fn pause(&self, id: VmId) -> Result<Applied, ApplyError> {
+        let client = self.client().await?;
+        if !client.manifest().capabilities.pause {
+            return Err(self.lacks("pause machines", "stop the VM"));
+        }
+        controlled(id, client.pause(id.0).await)
+    }
+
+    async fn resume(&self, id: VmId) -> Result<Applied, ApplyError> {
+        let client = self.client().await?;
+        if !client.manifest().capabilities.pause {
+            return Err(self.lacks("resume machines", "stop the VM and start it"));
+        }
+        controlled(id, client.resume(id.0).await)
+    }
+
+    async fn reset(&self, id: VmId) -> Result<Applied, ApplyError> {
+        let client = self.client().await?;
+        if !client.manifest().capabilities.reset {
+            return Err(self.lacks("reset machines", "restart the VM"));
+        }
+        controlled(id, client.reset(id.0).await)
+    }
+}
+
+/// Whether it is done to the machine, not to what it needs.
+fn reaches_machine(effect: MachineEffect) -> bool {
+    match effect {
+        MachineEffect::Launch
+        | MachineEffect::Adopt
+        | MachineEffect::PowerOff
+        | MachineEffect::End
+        | MachineEffect::Kill
+        | MachineEffect::Pause
+        | MachineEffect::Resume
+        | MachineEffect::Reset => true,
+        MachineEffect::PrepareDirectory
+        | MachineEffect::PrepareDisks
+        | MachineEffect::DiscardNewDisks
+        | MachineEffect::RemoveDirectory => false,
+    }
+}
+
+fn controlled(id: VmId, done: Result<(), BackendError>) -> Result<Applied, ApplyError> {
+    match done {
+        Ok(()) => Ok(Applied::default()),
+        Err(error) if error.code == ErrorCode::NotFound => Err(ApplyError::failed(format!(
+            "the machine of VM {id} is gone: {error}; start the VM again"
+        ))),
+        Err(error) => Err(told(error)),
+    }
+}
+
+/// What has become of a guest whose power button was pressed; none while it may yet obey. Not seen
+/// is not gone: it has the rest of its grace, and is then ended.
+async fn seen_after_button(client: &Client, id: VmId) -> Option<Guest> {
+    let Some(sighting) = client.sight(id.0).await.ok()? else {
+        return Some(Guest::Gone);
+    };
+    match sighting.control {
+        Control::Connected { run_state: RunState::GuestShutdown } => Some(Guest::PoweredOff),
+        Control::Connected {
+            run_state:
+                run_state @ (RunState::Paused
+                | RunState::GuestPanicked
+                | RunState::IoError
+                | RunState::InternalError),
+        } => Some(Guest::Halted(run_state)),
+        Control::Connected { run_state: RunState::Running | RunState::Other }
+        | Control::Unreachable { .. } => None,
     }
 }
 
@@ -206,10 +272,6 @@ fn gone(stages: Vec<String>) -> Applied {
     Applied { machine: MachineChange::Gone, note: Some(stages.join("; ")) }
 }
 
-fn since(begun: Instant) -> String {
+pub(crate) fn since(begun: Instant) -> String {
     format!("{} ms", begun.elapsed().as_millis())
-}
-
-fn told(error: BackendError) -> ApplyError {
-    ApplyError(error.message)
 }

@@ -3,29 +3,45 @@
 
 use std::collections::BTreeMap;
 
-use vman_core::ident::{Timestamp, VmId};
-use vman_core::sighting::{FileSeen, Guest, MachineSeen, Sightings, Surveyed};
+use vman_core::ident::{DiskId, Timestamp, VmId};
+use vman_core::ports::ApplyError;
+use vman_core::sighting::{
+    ExitCause, FileSeen, Guest, MachineEnded, MachineSeen, Sightings, Surveyed,
+};
 use vman_core::vm::{Machine, Process};
-use vman_plugin::{Control, MachineSighting, RunState};
+use vman_plugin::{Control, MachineEnd, MachineSighting, RunState, Survey};
 
-use crate::Operator;
+use crate::{Operator, told};
 
 impl Operator {
     pub(crate) async fn look(&self) -> Sightings {
         // Side by side, so that a look takes no longer than the slower of the two.
-        let (files, machines) = tokio::join!(self.storage.look(), self.client.survey());
+        let (files, survey) = tokio::join!(self.storage.look(), self.surveyed());
         let files = files.map_or_else(Surveyed::Unknown, Surveyed::Known);
+        let backend = Some(self.backend().to_owned());
+        let survey = match survey {
+            Ok(survey) => survey,
+            Err(why) => {
+                let machines = Surveyed::Unknown(format!("backend {}: {why}", self.backend()));
+                return Sightings { backend, machines, files, ..Sightings::default() };
+            }
+        };
         // Once for all machines: the kernel gathers much for it.
         let booted_at = procfs::boot_time_secs().ok().map(|booted| booted.saturating_mul(1000));
-        let machines = match machines {
-            Ok(survey) => {
-                let seen = |sighting| self.seen(sighting, &files, booted_at);
-                Surveyed::Known(survey.machines.iter().map(seen).collect())
-            }
-            Err(error) => Surveyed::Unknown(format!("backend {}: {error}", self.backend)),
-        };
-        let backend = Some(self.backend.clone());
-        Sightings { backend, machines, files, ..Sightings::default() }
+        let seen = |sighting| self.seen(sighting, &files, booted_at);
+        let machines = Surveyed::Known(survey.machines.iter().map(seen).collect());
+        let ended = survey.ended.iter().map(|end| self.ended(end)).collect();
+        Sightings { backend, machines, files, ended, ..Sightings::default() }
+    }
+
+    async fn surveyed(&self) -> Result<Survey, ApplyError> {
+        self.client().await?.survey().await.map_err(told)
+    }
+
+    fn ended(&self, end: &MachineEnd) -> (VmId, MachineEnded) {
+        let machine = recorded_machine(self.backend(), &end.machine);
+        let ended = MachineEnded { machine, cause: cause(end.cause), detail: end.detail.clone() };
+        (VmId(end.machine.id), ended)
     }
 
     /// Also sees to it that the machine's end will be noticed, whoever started it.
@@ -36,7 +52,7 @@ impl Operator {
         booted_at: Option<u64>,
     ) -> (VmId, MachineSeen) {
         let id = VmId(sighting.machine.id);
-        let machine = recorded_machine(&self.backend, &sighting.machine);
+        let machine = recorded_machine(self.backend(), &sighting.machine);
         let started_at = match machine.process {
             Some(process) => {
                 self.watch.process(id, process);
@@ -48,7 +64,15 @@ impl Operator {
                 .and_then(|files| files.get(&format!("machines/{id}")))
                 .map(|directory| directory.changed_at),
         };
-        (id, MachineSeen { machine, guest: guest(&sighting.control), started_at })
+        let disks = sighting.disks.as_ref();
+        let seen = MachineSeen {
+            machine,
+            guest: guest(&sighting.control),
+            started_at,
+            age_ms: sighting.age_ms,
+            disks: disks.map(|disks| disks.iter().copied().map(DiskId).collect()),
+        };
+        (id, seen)
     }
 }
 
@@ -70,6 +94,18 @@ fn guest(control: &Control) -> Guest {
             RunState::Other => Guest::Unknown("a state this version does not know".to_owned()),
         },
         Control::Unreachable { reason } => Guest::Unknown(reason.clone()),
+    }
+}
+
+fn cause(cause: vman_plugin::ExitCause) -> ExitCause {
+    match cause {
+        vman_plugin::ExitCause::GuestShutdown => ExitCause::GuestShutdown,
+        vman_plugin::ExitCause::GuestPanic => ExitCause::GuestPanic,
+        vman_plugin::ExitCause::Asked => ExitCause::Asked,
+        vman_plugin::ExitCause::Killed => ExitCause::Killed,
+        vman_plugin::ExitCause::OutOfMemory => ExitCause::OutOfMemory,
+        vman_plugin::ExitCause::Failed => ExitCause::Failed,
+        vman_plugin::ExitCause::Unknown => ExitCause::Unknown,
     }
 }
 

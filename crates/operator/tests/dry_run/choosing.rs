@@ -18,7 +18,7 @@ fn named(name: &str) -> Choice {
 async fn auto_takes_the_best_usable_one_and_says_why() {
     let (_folder, storage) = storage();
     let chosen = chosen(&storage, &Choice::Auto, plain()).await;
-    assert_eq!(chosen.client.manifest().name, "dry-run");
+    assert_eq!(chosen.backend.name(), "dry-run");
     assert!(chosen.reason.starts_with("the best usable one: "), "{}", chosen.reason);
     assert_eq!(chosen.reports.len(), 1);
     let report = &chosen.reports[0];

@@ -53,7 +53,7 @@ impl Hands {
         let waking = woken.clone();
         let wake = Arc::new(move || waking.notify_one());
         let config = OperatorConfig { storage, stop_grace, wake };
-        Self { operator: Operator::new(config, chosen.client, chosen.events), woken, folder }
+        Self { operator: Operator::new(config, chosen.backend), woken, folder }
     }
 
     /// The same folder, as after a start of the daemon.

@@ -28,7 +28,7 @@ pub(super) async fn choose(config: &Config, storage: &Storage) -> Result<Chosen,
     for name in without_backend(config.backends.keys(), &chosen.reports) {
         warn!("[backends.{name}] is not used: there is no backend of this name");
     }
-    let name = &chosen.client.manifest().name;
+    let name = chosen.backend.name();
     if is_doubtful(&choice, &chosen.reports, name) {
         warn!(backend = name, "chosen: {}", chosen.reason);
     } else {

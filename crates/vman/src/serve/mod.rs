@@ -109,15 +109,14 @@ async fn wire(config: &Config, storage: Storage) -> Result<Parts, ServeError> {
     let chain = config.chain.clone();
     let loading = tokio::task::spawn_blocking(move || policies::load(&chain));
     let chosen = backend::choose(config, &storage).await?;
-    let name = chosen.client.manifest().name.clone();
+    let name = chosen.backend.name().to_owned();
     let operator = Arc::new(Operator::new(
         OperatorConfig {
             storage,
             stop_grace: config.backend.stop_grace,
             wake: Arc::clone(&wake_observer),
         },
-        chosen.client,
-        chosen.events,
+        chosen.backend,
     ));
 
     let (policies, policy_reports) = loading.await.map_err(ServeError::Loading)??;
