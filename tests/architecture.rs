@@ -67,7 +67,8 @@ const HOMES: &[Home] = &[
     ("utoipa", &["vman-api-types", "vman-api"]),
     ("utoipa-axum", &["vman-api"]),
     ("wasmtime", &["vman-policy"]),
-    ("sha2", &["vman-policy"]),
+    // Fingerprints: of policies, of requests.
+    ("sha2", &["vman-api", "vman-policy"]),
     ("rtnetlink", &["vman-network"]),
     ("libloading", &["vman-plugin"]),
     // Plugins register themselves through the macro of vman-plugin.

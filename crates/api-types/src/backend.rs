@@ -18,7 +18,7 @@ pub struct Backend {
     pub usable: bool,
     /// Why it is usable or not.
     pub reason: String,
-    /// What it does, or cannot do on this host, beyond running machines: e.g. how they are confined.
+    /// What it does, or cannot do on this host, beyond running machines: e.g. how it confines them.
     #[serde(default)]
     #[schema(required = true)]
     pub notes: Vec<String>,

@@ -31,14 +31,18 @@ pub struct Problem {
     /// What it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<Subject>,
+    /// The state that its object is in, if that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "stopped")]
+    pub state: Option<String>,
     /// What to do next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "start it first")]
+    #[schema(example = "POST /vms/5f2b6c1e-7a44-4c0e-9d2f-0c6f3c1f9a10/actions/start")]
     pub hint: Option<String>,
     /// Everything that is wrong with the body or the query, field by field.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<FieldProblem>,
-    /// The operation that failed.
+    /// The operation that failed, or that has to end first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Uuid>,
 }

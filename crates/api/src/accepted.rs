@@ -8,7 +8,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use vman_core::ident::OperationId;
+use vman_core::lifecycle::Denied;
 use vman_core::operation::{Operation, OperationState, Subject, Verb};
+use vman_engine::EngineError;
 
 use crate::convert;
 use crate::prefer::{Prefer, WAIT_MAX};
@@ -23,20 +25,20 @@ pub(crate) enum Outcome {
     UnderWay(Operation),
 }
 
-/// Waits; an operation that failed is a problem.
+/// Waits; an operation that failed, or was cancelled, is a problem.
 pub(crate) async fn outcome(
     app: &ApiState,
     id: OperationId,
     at_most: Duration,
 ) -> Result<Outcome, Fault> {
     let operation = app.engine.wait(id, at_most).await?;
-    let operation =
-        operation.ok_or_else(|| Fault::internal(format!("operation {id} has no record")))?;
+    // A repeated request may ask for one that has ended so long ago that it is kept no more.
+    let operation = operation.ok_or_else(|| Fault::unknown("operation", &id.to_string()))?;
+    let subject = || convert::subject(&operation.subject);
     match &operation.state {
         OperationState::Succeeded => Ok(Outcome::Succeeded),
-        OperationState::Failed(error) => {
-            Err(Fault::operation_failed(id, error).about(convert::subject(&operation.subject)))
-        }
+        OperationState::Failed(error) => Err(Fault::operation_failed(id, error).about(subject())),
+        OperationState::Cancelled(who) => Err(Fault::operation_cancelled(id, who).about(subject())),
         OperationState::Pending | OperationState::Running => Ok(Outcome::UnderWay(operation)),
     }
 }
@@ -71,6 +73,56 @@ pub(crate) async fn deletion(
         }
     };
     Ok(prefer.applied(response))
+}
+
+/// Why a command was not let in; where something else has to end first, its operation is named.
+/// `vm` is the VM that a command on a disk concerns.
+pub(crate) async fn refusal(app: &ApiState, error: EngineError, vm: Option<Subject>) -> Fault {
+    let awaited = match &error {
+        EngineError::Denied { subject, denied, .. } => awaited(*denied, subject, vm),
+        EngineError::Full(subject) => Some(subject.clone()),
+        EngineError::Record(_)
+        | EngineError::NotFound(_)
+        | EngineError::NoTemplate(_)
+        | EngineError::PoolExhausted(_)
+        | EngineError::NoFreeMountPoint(_)
+        | EngineError::KeyReused(_)
+        | EngineError::NotCancellable { .. }
+        | EngineError::Contended(_) => None,
+    };
+    let fault = Fault::from(error);
+    let Some(subject) = awaited else { return fault };
+    // The refusal stands, whether or not more can be said of it.
+    match app.engine.recall().unended(Some(&subject)).await {
+        Ok(unended) => match unended.last() {
+            Some(operation) => fault.until(operation.id),
+            None => fault,
+        },
+        Err(_) => fault,
+    }
+}
+
+/// Whose operation has to end before what was denied can be asked for again.
+fn awaited(denied: Denied, subject: &Subject, vm: Option<Subject>) -> Option<Subject> {
+    match denied {
+        Denied::BeingStarted
+        | Denied::BeingStopped
+        | Denied::BeingDeleted
+        | Denied::BeingCreated
+        | Denied::BeingMoved
+        | Denied::BeingResized => Some(subject.clone()),
+        Denied::VmInTransition => vm,
+        Denied::NotRunning
+        | Denied::Running
+        | Denied::Paused
+        | Denied::Smaller
+        | Denied::Attached
+        | Denied::AttachedElsewhere
+        | Denied::Held
+        | Denied::ImageMissing
+        | Denied::Failed
+        | Denied::OtherBackend => None,
+    }
 }
 
 pub(crate) fn location(id: OperationId) -> String {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody, to_bytes};
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
@@ -21,10 +21,20 @@ const BODY_SIZE_MAX: usize = 1 << 20;
 const DISCARD_MAX: usize = 64 << 20;
 /// For a body to arrive.
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+/// RFC 5789, 3.1
+const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
+
+const JSON: &str = "application/json";
+/// RFC 7396
+const MERGE_PATCH: &str = "application/merge-patch+json";
 
 /// A JSON object.
 #[derive(Debug)]
 pub(crate) struct JsonBody(pub(crate) Fields);
+
+/// A JSON merge patch, also if it is declared as JSON alone.
+#[derive(Debug)]
+pub(crate) struct MergePatch(pub(crate) Fields);
 
 /// No body, or an object without fields.
 #[derive(Debug)]
@@ -35,9 +45,32 @@ impl<S: Sync> FromRequest<S> for JsonBody {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Fault> {
         let (parts, body) = request.into_parts();
-        check_content_type(&parts.headers)?;
+        if !is_of_type(&parts.headers, &[JSON]) {
+            return Err(unsupported(&parts.headers, JSON));
+        }
         let bytes = gathered(body).await?;
         parse(&bytes).map(|fields| Self(Fields::new("body", fields)))
+    }
+}
+
+impl<S: Sync> FromRequest<S> for MergePatch {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Fault> {
+        let (parts, body) = request.into_parts();
+        if !is_of_type(&parts.headers, &[MERGE_PATCH, JSON]) {
+            return Err(unsupported(&parts.headers, MERGE_PATCH).header(ACCEPT_PATCH, MERGE_PATCH));
+        }
+        let patch = parse(&gathered(body).await?)?;
+        // In a merge patch `null` takes a member away, and no member of ours can go.
+        let (removed, set): (Map<_, _>, Map<_, _>) =
+            patch.into_iter().partition(|(_, value)| value.is_null());
+        let mut fields = Fields::new("body", set);
+        for name in removed.keys() {
+            let problem = "cannot be taken away: leave it out, or give it a value";
+            fields.problem(name, problem.to_owned());
+        }
+        Ok(Self(fields))
     }
 }
 
@@ -51,22 +84,26 @@ impl<S: Sync> FromRequest<S> for NoBody {
         if matches!(bytes.trim_ascii(), b"" | b"null") {
             return Ok(Self);
         }
-        check_content_type(&parts.headers)?;
+        if !is_of_type(&parts.headers, &[JSON]) {
+            return Err(unsupported(&parts.headers, JSON));
+        }
         Fields::new("body", parse(&bytes)?).finish(|| Some(Self))
     }
 }
 
-/// `application/json` or none at all.
-fn check_content_type(headers: &HeaderMap) -> Result<(), Fault> {
-    let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+/// One of `types`, or none at all.
+fn is_of_type(headers: &HeaderMap, types: &[&str]) -> bool {
+    let Some(given) = headers.get(header::CONTENT_TYPE) else { return true };
     let essence = given.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
-    if essence.trim().eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
-    let given = excerpt(&String::from_utf8_lossy(given.as_bytes()));
+    types.iter().any(|understood| essence.trim().eq_ignore_ascii_case(understood))
+}
+
+fn unsupported(headers: &HeaderMap, understood: &str) -> Fault {
+    let given = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let given = excerpt(&String::from_utf8_lossy(given));
     let detail = format!("the body is declared as {given:?}, and only JSON is understood");
-    Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail)
-        .hint("send Content-Type: application/json"))
+    Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail)
+        .hint(format!("send Content-Type: {understood}"))
 }
 
 /// Gathers the body of every request before anything else is done with it. A client that is still
@@ -112,7 +149,7 @@ async fn receive(mut body: Body) -> Result<Vec<u8>, Fault> {
 }
 
 /// What [`gather`] has gathered.
-async fn gathered(body: Body) -> Result<Bytes, Fault> {
+pub(crate) async fn gathered(body: Body) -> Result<Bytes, Fault> {
     to_bytes(body, BODY_SIZE_MAX).await.map_err(|_| too_large())
 }
 

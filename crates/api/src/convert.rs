@@ -6,7 +6,7 @@ use vman_api_types as body;
 use vman_core::disk::Disk;
 use vman_core::evidence::{Fact, Value};
 use vman_core::ident::{OperationId, Timestamp};
-use vman_core::operation::{Operation, OperationState, Reason, Step, Subject};
+use vman_core::operation::{Operation, Reason, Step, Subject};
 use vman_core::ports::{JudgementRecord, ObserverHealth, ObserverStatus};
 use vman_core::repair::{Candidate, Issue, IssueState, JudgeFailure, Mode, Verdict};
 use vman_core::template::{Boot, Template};
@@ -23,22 +23,26 @@ pub(crate) fn subject(subject: &Subject) -> body::Subject {
 }
 
 pub(crate) fn template(template: Template) -> body::Template {
-    let boot = match template.boot {
-        Boot::Kernel { kernel, initrd, cmdline } => Some(body::Boot::Kernel {
-            kernel: kernel.to_string(),
-            initrd: initrd.map(|initrd| initrd.to_string()),
-            cmdline: Some(cmdline.as_str().to_owned()).filter(|text| !text.is_empty()),
-        }),
-        Boot::Firmware { firmware } => {
-            Some(body::Boot::Firmware { firmware: firmware.to_string() })
+    let (boot, root_disk_size) = match template.boot {
+        Boot::Kernel { kernel, initrd, cmdline } => {
+            let kernel = body::Boot::Kernel {
+                kernel: kernel.to_string(),
+                initrd: initrd.map(|initrd| initrd.to_string()),
+                cmdline: Some(cmdline.as_str().to_owned()).filter(|text| !text.is_empty()),
+            };
+            (Some(kernel), None)
         }
-        Boot::RootDisk => None,
+        Boot::Firmware { firmware } => {
+            (Some(body::Boot::Firmware { firmware: firmware.to_string() }), None)
+        }
+        Boot::RootDisk { size_gib } => (None, Some(size_gib)),
     };
     body::Template {
         name: template.name.to_string(),
         cpu_count: template.cpu_count,
         ram_amount: template.ram_mib,
         boot,
+        root_disk_size,
         created_at: time(template.created_at),
     }
 }
@@ -52,6 +56,7 @@ pub(crate) fn vm(vm: Vm, disks: &[Disk]) -> body::Vm {
         vm_template: vm.template.to_string(),
         state: vm.state.word().to_owned(),
         state_reason: vm.state.reason().map(ToString::to_string),
+        autostart: vm.autostart,
         local_ip: vm.lease.address.to_string(),
         mac: vm.lease.mac.to_string(),
         generation: vm.generation.0,
@@ -71,6 +76,7 @@ pub(crate) fn disk(disk: Disk) -> body::Disk {
         state_reason: disk.state.reason().map(ToString::to_string),
         vm_id: disk.vm.map(|vm| vm.0),
         format: disk.format.word().to_owned(),
+        bus: disk.bus.word().to_owned(),
         serial: disk.serial(),
         device_path: disk.device_path(),
         mount_point: disk.mount_point.map(|mount_point| mount_point.as_str().to_owned()),
@@ -81,18 +87,15 @@ pub(crate) fn disk(disk: Disk) -> body::Disk {
 }
 
 pub(crate) fn operation(operation: Operation) -> body::Operation {
-    let error = match &operation.state {
-        OperationState::Failed(error) => Some(error.clone()),
-        OperationState::Pending | OperationState::Running | OperationState::Succeeded => None,
-    };
     body::Operation {
         id: operation.id.0,
         kind: operation.verb.word().to_owned(),
         subject: subject(&operation.subject),
         state: operation.state.word().to_owned(),
+        cancel_requested: operation.cancel_requested,
+        error: operation.state.error().map(ToOwned::to_owned),
         reason: reason(operation.reason),
         steps: operation.steps.into_iter().map(step).collect(),
-        error,
         created_at: time(operation.created_at),
         ended_at: operation.ended_at.map(time),
         duration_ms: operation.ended_at.map(|end| end.since(operation.created_at)),
@@ -105,6 +108,7 @@ fn reason(reason: Reason) -> body::OperationReason {
     match reason {
         Reason::User => plain("user"),
         Reason::Guest => plain("guest"),
+        Reason::Boot => plain("boot"),
         Reason::Repair { issue, policy } => body::OperationReason {
             issue_id: Some(issue.0),
             policy: Some(policy),

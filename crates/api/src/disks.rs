@@ -7,15 +7,17 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use vman_api_types as body;
-use vman_core::disk::{Disk, ImageFormat, MountPoint, check_size_gib};
+use vman_core::disk::{Bus, Disk, ImageFormat, MountPoint, check_size_gib};
 use vman_core::ident::{DiskId, Invalid, VmId};
 use vman_core::lifecycle::DiskCommand;
 use vman_core::operation::{Reason, Subject, Verb};
-use vman_engine::{Accepted, NewDisk};
+use vman_core::ports::RecordError;
+use vman_engine::{Accepted, EngineError, NewDisk, RequestKey};
 
 use crate::accepted::{self, Outcome};
 use crate::body::{JsonBody, NoBody};
 use crate::fields::{Fields, integer, parsed, string};
+use crate::keyed::Keyed;
 use crate::page::{self, PageQuery, Query};
 use crate::path::{Named, uuid};
 use crate::prefer::Prefer;
@@ -49,22 +51,25 @@ pub(crate) async fn list(
 /// Make a disk with an empty image
 #[utoipa::path(post, path = "/disks", operation_id = "create_disk", tag = "disks",
     request_body = body::NewDisk,
-    params(("Prefer" = Option<String>, Header, description = "`respond-async`, `wait=N`")),
+    params(
+        ("Prefer" = Option<String>, Header, description = "`respond-async`, `wait=N`"),
+        docs::KeyHeader,
+    ),
     responses(
         (status = 201, description = "Made", body = body::Disk,
             headers(("Location" = String, description = "The disk"))),
         (status = 202, description = "Its image is still being made", body = body::Disk,
             headers(("Location" = String, description = "The operation"))),
-        docs::BadBody, docs::Conflict, docs::TooMany, docs::NotNow,
+        docs::BadBody, docs::Unknown, docs::Conflict, docs::Reused, docs::TooMany, docs::NotNow,
     )
 )]
 pub(crate) async fn create(
     State(app): State<App>,
     prefer: Prefer,
-    JsonBody(fields): JsonBody,
+    Keyed(JsonBody(fields), key): Keyed<JsonBody>,
 ) -> Result<Response, Fault> {
     let new = read(fields)?;
-    let accepted = app.engine.create_disk(new).await?;
+    let accepted = app.engine.create_disk(new, key).await?;
     let id = accepted.record.id;
     if let Some(operation) = accepted.operation {
         match accepted::outcome(&app, operation, prefer.wait_or(CREATION_WAIT)).await? {
@@ -113,7 +118,7 @@ pub(crate) async fn delete(
     Named(id): Named<DiskId>,
     prefer: Prefer,
 ) -> Result<Response, Fault> {
-    let accepted = command(&app, id, DiskCommand::Delete, None).await?;
+    let accepted = command(&app, id, DiskCommand::Delete, None, None).await?;
     accepted::deletion(&app, Subject::Disk(id), Verb::DiskDelete, accepted.operation, prefer).await
 }
 
@@ -123,22 +128,23 @@ pub(crate) async fn delete(
     params(
         ("id" = uuid::Uuid, Path),
         ("Prefer" = Option<String>, Header, description = "`wait=N` waits for the end"),
+        docs::KeyHeader,
     ),
     responses(
         (status = 200, description = "It is so", body = body::Disk),
         (status = 202, description = "Accepted; the disk as it is now", body = body::Disk,
             headers(("Location" = String, description = "The operation"))),
-        docs::BadBody, docs::Unknown, docs::Conflict, docs::TooMany, docs::NotNow,
+        docs::BadBody, docs::Unknown, docs::Conflict, docs::Reused, docs::TooMany, docs::NotNow,
     )
 )]
 pub(crate) async fn attach(
     State(app): State<App>,
     Named(id): Named<DiskId>,
     prefer: Prefer,
-    JsonBody(fields): JsonBody,
+    Keyed(JsonBody(fields), key): Keyed<JsonBody>,
 ) -> Result<Response, Fault> {
     let (vm, mount_point) = read_attach(fields)?;
-    act(&app, id, DiskCommand::Attach(vm), mount_point, prefer).await
+    act(&app, id, DiskCommand::Attach(vm), mount_point, key, prefer).await
 }
 
 /// Take a disk from its VM
@@ -146,21 +152,48 @@ pub(crate) async fn attach(
     params(
         ("id" = uuid::Uuid, Path),
         ("Prefer" = Option<String>, Header, description = "`wait=N` waits for the end"),
+        docs::KeyHeader,
     ),
     responses(
         (status = 200, description = "It is so", body = body::Disk),
         (status = 202, description = "Accepted; the disk as it is now", body = body::Disk,
             headers(("Location" = String, description = "The operation"))),
-        docs::BadBody, docs::Unknown, docs::Conflict, docs::TooMany, docs::NotNow,
+        docs::BadBody, docs::Unknown, docs::Conflict, docs::Reused, docs::TooMany, docs::NotNow,
     )
 )]
 pub(crate) async fn detach(
     State(app): State<App>,
     Named(id): Named<DiskId>,
     prefer: Prefer,
-    NoBody: NoBody,
+    Keyed(NoBody, key): Keyed<NoBody>,
 ) -> Result<Response, Fault> {
-    act(&app, id, DiskCommand::Detach, None, prefer).await
+    act(&app, id, DiskCommand::Detach, None, key, prefer).await
+}
+
+/// Make a disk larger, also below a running VM
+#[utoipa::path(post, path = "/disks/{id}/resize", operation_id = "resize_disk", tag = "disks",
+    request_body = body::ResizeDisk,
+    params(
+        ("id" = uuid::Uuid, Path),
+        ("Prefer" = Option<String>, Header, description = "`wait=N` waits for the end"),
+        docs::KeyHeader,
+    ),
+    responses(
+        (status = 200, description = "It is so", body = body::Disk),
+        (status = 202, description = "Accepted; the disk as it is now", body = body::Disk,
+            headers(("Location" = String, description = "The operation"))),
+        docs::BadBody, docs::Unknown, docs::Conflict, docs::Reused, docs::TooMany, docs::NotNow,
+    )
+)]
+pub(crate) async fn resize(
+    State(app): State<App>,
+    Named(id): Named<DiskId>,
+    prefer: Prefer,
+    Keyed(JsonBody(mut fields), key): Keyed<JsonBody>,
+) -> Result<Response, Fault> {
+    let size_gib = fields.required("size", integer(check_size_gib));
+    let size_gib = fields.finish(|| size_gib)?;
+    act(&app, id, DiskCommand::Resize(size_gib), None, key, prefer).await
 }
 
 async fn act(
@@ -168,9 +201,10 @@ async fn act(
     id: DiskId,
     command: DiskCommand,
     mount_point: Option<MountPoint>,
+    key: Option<RequestKey>,
     prefer: Prefer,
 ) -> Result<Response, Fault> {
-    let accepted = self::command(app, id, command, mount_point).await?;
+    let accepted = self::command(app, id, command, mount_point, key).await?;
     let Some(operation) = accepted.operation else {
         return Ok(Json(convert::disk(accepted.record)).into_response());
     };
@@ -190,8 +224,31 @@ async fn command(
     id: DiskId,
     command: DiskCommand,
     mount_point: Option<MountPoint>,
+    key: Option<RequestKey>,
 ) -> Result<Accepted<Disk>, Fault> {
-    Ok(app.engine.command_disk(id, command, mount_point, Reason::User).await?)
+    match app.engine.command_disk(id, command, mount_point, Reason::User, key).await {
+        Ok(accepted) => Ok(accepted),
+        // The store keeps two disks of a VM from one place.
+        Err(EngineError::Record(error @ RecordError::Exists(_))) => Err(Fault::from(error)
+            .about(convert::subject(&Subject::Disk(id)))
+            .hint("name a mount_point that is free, or none")),
+        Err(error) => {
+            let vm = vm_concerned(app, id, command).await;
+            Err(accepted::refusal(app, error, vm.map(Subject::Vm)).await)
+        }
+    }
+}
+
+async fn vm_concerned(app: &ApiState, id: DiskId, command: DiskCommand) -> Option<VmId> {
+    match command {
+        DiskCommand::Attach(vm) => Some(vm),
+        DiskCommand::Detach
+        | DiskCommand::Resize(_)
+        | DiskCommand::Released
+        | DiskCommand::Delete
+        | DiskCommand::MarkMissing
+        | DiskCommand::MarkAvailable => app.engine.recall().disk(id).await.ok()??.vm,
+    }
 }
 
 async fn present(app: &ApiState, id: DiskId) -> Result<body::Disk, Fault> {
@@ -203,7 +260,8 @@ fn read(mut fields: Fields) -> Result<NewDisk, Fault> {
     let size_gib = fields.required("size", integer(check_size_gib));
     let mount_point = fields.optional("mount_point", parsed);
     let format = fields.optional("format", parsed).unwrap_or(ImageFormat::Qcow2);
-    fields.finish(|| Some(NewDisk { size_gib: size_gib?, format, mount_point }))
+    let bus = fields.optional("bus", parsed).unwrap_or(Bus::VirtioScsi);
+    fields.finish(|| Some(NewDisk { size_gib: size_gib?, format, bus, mount_point }))
 }
 
 fn read_attach(mut fields: Fields) -> Result<(VmId, Option<MountPoint>), Fault> {

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    ComponentsBuilder, Content, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, ResponseBuilder,
+    ComponentsBuilder, Content, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required,
+    ResponseBuilder,
 };
-use utoipa::{IntoResponses, PartialSchema, ToSchema};
+use utoipa::{IntoParams, IntoResponses, PartialSchema, ToSchema};
 use vman_api_types::{PROBLEM_CONTENT_TYPE, Problem};
 
 use crate::auth::OPEN_PATH;
@@ -68,7 +70,8 @@ pub(crate) fn frame(version: &str) -> OpenApi {
         .description(Some(
             "Makes, runs, watches and repairs virtual machines. Errors are RFC 9457 problems with \
              a stable `code`. Accepted commands answer 202 with their operation in `Location`; \
-             `Prefer: wait=N` (RFC 7240) waits for its end, up to 60 seconds.",
+             `Prefer: wait=N` (RFC 7240) waits for its end, up to 60 seconds. A request with an \
+             `Idempotency-Key` is carried out once, however often it is sent.",
         ))
         .build();
     let bearer = HttpBuilder::new()
@@ -90,7 +93,7 @@ pub(crate) fn frame(version: &str) -> OpenApi {
 
 fn add_what_every_route_has(openapi: &mut OpenApi) {
     for (path, item) in &mut openapi.paths.paths {
-        let methods = [&mut item.get, &mut item.post, &mut item.delete];
+        let methods = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete];
         for operation in methods.into_iter().filter_map(Option::as_mut) {
             let responses = &mut operation.responses.responses;
             if path == OPEN_PATH {
@@ -116,6 +119,26 @@ fn problem(description: &str) -> RefOr<utoipa::openapi::Response> {
     )
 }
 
+/// `Idempotency-Key`, of a route that carries out the same request once.
+pub(crate) struct KeyHeader;
+
+impl IntoParams for KeyHeader {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let description = "Names this request: sent again with the same key it is not carried out \
+            again, and answers as it did the first time, with the object as it is now. 1 to 255 \
+            visible ASCII characters, in quotes (RFC 8941) or bare. \
+            draft-ietf-httpapi-idempotency-key-header";
+        let parameter = ParameterBuilder::new()
+            .name("Idempotency-Key")
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .schema(Some(String::schema()))
+            .description(Some(description))
+            .example(Some("\"8e03978e-40d5-43dd-bc93-6894a57f9324\"".into()));
+        vec![parameter.build()]
+    }
+}
+
 macro_rules! problems {
     ($($(#[$doc:meta])* $name:ident { $($status:literal = $description:literal,)* })*) => {$(
         $(#[$doc])*
@@ -139,6 +162,8 @@ problems! {
     }
     /// Of a route that reads a query.
     BadQuery { "400" = "Parameters of the query are unknown or invalid.", }
+    /// Of a route that is told a key by [`KeyHeader`].
+    Reused { "422" = "The Idempotency-Key was used for another request.", }
     /// Of a route that names an object.
     Unknown { "404" = "There is no such object.", }
     /// Of a route that changes something.

@@ -130,6 +130,15 @@ pub(crate) fn parsed<T: std::str::FromStr<Err = Invalid>>(value: Value) -> Resul
     string(value)?.parse()
 }
 
+pub(crate) fn boolean(value: Value) -> Result<bool, Invalid> {
+    match value {
+        Value::Bool(value) => Ok(value),
+        Value::Null | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+            Err(Invalid(format!("must be true or false, not {}", kind(&value))))
+        }
+    }
+}
+
 /// A whole number that passes `check`.
 pub(crate) fn integer<T>(
     check: impl FnOnce(i128) -> Result<T, Invalid>,

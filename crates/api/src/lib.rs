@@ -13,6 +13,7 @@ mod docs;
 mod fields;
 mod health;
 mod issues;
+mod keyed;
 mod network;
 mod observer;
 mod operations;

@@ -4,18 +4,23 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::Response;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use vman_api_types as body;
 use vman_core::ident::{Invalid, OperationId};
+use vman_core::lifecycle::NotCancellable;
+use vman_core::operation::{Operation, OperationState};
+use vman_engine::EngineError;
 
+use crate::body::NoBody;
 use crate::fields::string;
 use crate::page::{self, PageQuery, Query};
 use crate::path::Named;
-use crate::prefer::WAIT_MAX;
+use crate::prefer::{Prefer, WAIT_MAX, seconds};
 use crate::problem::{Fault, excerpt};
 use crate::state::App;
-use crate::{convert, docs};
+use crate::{accepted, convert, docs};
 
 /// All operations, newest first
 #[utoipa::path(get, path = "/operations", operation_id = "list_operations", tag = "operations",
@@ -42,8 +47,8 @@ pub(crate) async fn list(
 #[utoipa::path(get, path = "/operations/{id}", operation_id = "get_operation", tag = "operations",
     params(
         ("id" = uuid::Uuid, Path),
-        ("wait" = Option<String>, Query, description = "How long to wait for its end, e.g. `30s` \
-            or `500ms`; more than 60 seconds are taken as 60", example = "30s"),
+        ("wait" = Option<String>, Query, description = "How long to wait for its end: seconds, \
+            or with a unit, e.g. `500ms`; more than 60 seconds are taken as 60", example = "30s"),
     ),
     responses(
         (status = 200, description = "The operation", body = body::Operation),
@@ -65,10 +70,69 @@ pub(crate) async fn get(
     Ok(Json(convert::operation(operation)))
 }
 
+/// Have an operation broken off: a start, a restart, a stop, a deletion or the making of a disk
+///
+/// It ends as `cancelled` once what it has done so far is undone; one that only waits for a guest
+/// ends at once. What it has begun and cannot take back goes on to its own end.
+#[utoipa::path(post, path = "/operations/{id}/cancel", operation_id = "cancel_operation",
+    tag = "operations",
+    params(
+        ("id" = uuid::Uuid, Path),
+        ("Prefer" = Option<String>, Header, description = "`wait=N` waits for the end"),
+    ),
+    responses(
+        (status = 200, description = "It is cancelled", body = body::Operation),
+        (status = 202, description = "It will be; the operation as it is now",
+            body = body::Operation, headers(("Location" = String, description = "It"))),
+        docs::BadBody, docs::Unknown, docs::Conflict, docs::NotNow,
+    )
+)]
+pub(crate) async fn cancel(
+    State(app): State<App>,
+    Named(id): Named<OperationId>,
+    prefer: Prefer,
+    NoBody: NoBody,
+) -> Result<Response, Fault> {
+    let asked = match app.engine.cancel(id).await {
+        Err(error @ EngineError::NotCancellable { why: NotCancellable::Ended, .. }) => {
+            let ended = app.engine.recall().operation(id).await?;
+            ended.filter(is_cancelled).ok_or(error)?
+        }
+        asked => asked?,
+    };
+    let operation = match prefer.wait {
+        Some(wait) => app.engine.wait(id, wait).await?.unwrap_or(asked),
+        None => asked,
+    };
+    let (verb, why) = (operation.verb, NotCancellable::Ended);
+    let response = match &operation.state {
+        OperationState::Cancelled(_) => Json(convert::operation(operation)).into_response(),
+        OperationState::Pending | OperationState::Running => {
+            accepted::object(StatusCode::ACCEPTED, id, convert::operation(operation))
+        }
+        // Its own end came first.
+        OperationState::Succeeded | OperationState::Failed(_) => {
+            return Err(EngineError::NotCancellable { operation: id, verb, why }.into());
+        }
+    };
+    Ok(prefer.applied(response))
+}
+
+fn is_cancelled(operation: &Operation) -> bool {
+    matches!(operation.state, OperationState::Cancelled(_))
+}
+
+/// A number of seconds, or a duration with its unit.
 fn wait(value: Value) -> Result<Duration, Invalid> {
     let text = string(value)?;
+    if let Some(wait) = seconds(&text) {
+        return Ok(wait.min(WAIT_MAX));
+    }
     let wait = humantime::parse_duration(&text).map_err(|error| {
-        Invalid(format!("must be a duration such as 30s, not {:?}: {error}", excerpt(&text)))
+        Invalid(format!(
+            "must be seconds, or a duration such as 500ms, not {:?}: {error}",
+            excerpt(&text)
+        ))
     })?;
     Ok(wait.min(WAIT_MAX))
 }

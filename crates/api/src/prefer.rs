@@ -73,7 +73,7 @@ fn parse(headers: &HeaderMap) -> Prefer {
 }
 
 /// delta-seconds: digits alone; too many of them are as good as [`WAIT_MAX`].
-fn seconds(text: &str) -> Option<Duration> {
+pub(crate) fn seconds(text: &str) -> Option<Duration> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }

@@ -5,7 +5,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use vman_api_types::{self as body, FieldProblem, PROBLEM_CONTENT_TYPE, Problem};
 use vman_core::ident::OperationId;
-use vman_core::lifecycle::Denied;
+use vman_core::lifecycle::{Denied, NotCancellable};
 use vman_core::operation::Subject;
 use vman_core::ports::RecordError;
 use vman_engine::EngineError;
@@ -35,6 +35,7 @@ impl Fault {
             detail: detail.into(),
             code: code.to_owned(),
             object: None,
+            state: None,
             hint: None,
             problems: Vec::new(),
             operation: None,
@@ -68,6 +69,14 @@ impl Fault {
         fault
     }
 
+    /// 409: the command was right, and somebody asked that it be broken off.
+    pub(crate) fn operation_cancelled(operation: OperationId, who: &str) -> Self {
+        let mut fault = Self::new(StatusCode::CONFLICT, "operation-cancelled", who)
+            .hint("repeat the request, if it is still wanted");
+        fault.problem.operation = Some(operation.0);
+        fault
+    }
+
     /// 500: our own fault.
     pub(crate) fn internal(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
@@ -77,6 +86,17 @@ impl Fault {
     pub(crate) fn about(mut self, object: body::Subject) -> Self {
         self.problem.object = Some(object);
         self
+    }
+
+    pub(crate) fn in_state(mut self, state: &str) -> Self {
+        self.problem.state = Some(state.to_owned());
+        self
+    }
+
+    /// What was asked can be asked again after `operation`.
+    pub(crate) fn until(mut self, operation: OperationId) -> Self {
+        self.problem.operation = Some(operation.0);
+        self.hint(format!("GET /operations/{operation}?wait=30s waits for it; then ask again"))
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -142,19 +162,38 @@ impl From<EngineError> for Fault {
                     .about(object)
                     .hint("GET /templates lists what there is; POST /templates makes a new one")
             }
-            EngineError::Denied { subject, state: _, denied } => {
+            EngineError::Denied { subject, state, denied } => {
                 Self::new(StatusCode::CONFLICT, denied.code(), detail)
                     .about(convert::subject(&subject))
-                    .hint(remedy(denied))
+                    .in_state(state)
+                    .hint(remedy(&subject, denied))
             }
-            EngineError::PoolExhausted(_) => {
-                Self::new(StatusCode::CONFLICT, "no-address-left", detail)
-                    .hint("delete a VM, or configure a larger [network] subnet")
+            EngineError::PoolExhausted(subnet) => {
+                let object = body::Subject { kind: "network".to_owned(), id: subnet };
+                Self::new(StatusCode::CONFLICT, "no-address-left", detail).about(object).hint(
+                    "DELETE /vms/{id} of one that is not needed, or configure a larger \
+                           [network] subnet",
+                )
             }
             EngineError::NoFreeMountPoint(vm) => {
                 Self::new(StatusCode::CONFLICT, "no-mount-point-left", detail)
                     .about(convert::subject(&Subject::Vm(vm)))
-                    .hint("POST /disks/{id}/detach, or name a mount_point that is free")
+                    .hint(format!("POST /disks/{{id}}/detach one of its disks: GET /vms/{vm}"))
+            }
+            EngineError::KeyReused(_) => {
+                let status = StatusCode::UNPROCESSABLE_ENTITY;
+                Self::new(status, "idempotency-key-reused", detail)
+                    .hint("take a new key for what is another request")
+            }
+            EngineError::NotCancellable { operation, verb: _, why } => {
+                let object =
+                    body::Subject { kind: "operation".to_owned(), id: operation.to_string() };
+                Self::new(StatusCode::CONFLICT, why.code(), detail).about(object).hint(match why {
+                    NotCancellable::Ended => format!("GET /operations/{operation} tells how"),
+                    NotCancellable::Begun(_) | NotCancellable::Short(_) => {
+                        format!("GET /operations/{operation}?wait=30s waits for its end")
+                    }
+                })
             }
             EngineError::Full(subject) => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-operations", detail)
@@ -172,21 +211,29 @@ impl From<EngineError> for Fault {
 }
 
 /// The request that removes the obstacle.
-fn remedy(denied: Denied) -> &'static str {
+fn remedy(subject: &Subject, denied: Denied) -> String {
+    let path = format!("/{}s/{}", subject.kind(), subject.id());
     match denied {
-        Denied::NotRunning => "POST /vms/{id}/actions/start",
-        Denied::Running | Denied::VmNotStopped | Denied::Paused => {
-            "POST /vms/{id}/actions/stop, and wait for its operation"
+        Denied::NotRunning => format!("POST {path}/actions/start"),
+        Denied::Running => format!("POST {path}/actions/stop"),
+        Denied::Paused => format!("POST {path}/actions/resume, or {path}/actions/stop"),
+        Denied::BeingStarted => format!("POST {path}/actions/stop, or wait until it runs"),
+        Denied::BeingStopped => format!("POST {path}/actions/kill, or wait until it has stopped"),
+        Denied::BeingDeleted => format!("GET {path} is 404 once it is gone; make a new one"),
+        Denied::BeingCreated | Denied::BeingResized => {
+            format!("GET {path} tells its state; ask again when that is another")
         }
-        Denied::BeingStarted | Denied::BeingStopped | Denied::BeingCreated | Denied::BeingMoved => {
-            "GET /operations lists what is under way; GET /operations/{id}?wait=30s waits for it"
+        Denied::BeingMoved => {
+            format!("GET {path} tells its state; POST {path}/detach asks its guest again for it")
         }
-        Denied::BeingDeleted => "nothing can be asked of it any more",
-        Denied::Attached | Denied::AttachedElsewhere => "POST /disks/{id}/detach",
-        Denied::ImageMissing => "restore the image file, or DELETE /disks/{id}",
-        Denied::Failed => "see its state_reason, then DELETE it",
+        Denied::Smaller => format!("POST {path}/resize with more than its present size"),
+        Denied::Attached | Denied::AttachedElsewhere => format!("POST {path}/detach"),
+        Denied::VmInTransition => "GET /vms/{id} tells its VM's state; ask again then".to_owned(),
+        Denied::Held => format!("POST /vms/{{id}}/actions/stop of its VM, the vm_id of GET {path}"),
+        Denied::ImageMissing => format!("restore its image file, or DELETE {path}"),
+        Denied::Failed => format!("GET {path} tells the state_reason; then DELETE {path}"),
         Denied::OtherBackend => {
-            "set `[backend] use` to the VM's `backend`, and start the daemon again"
+            format!("set `[backend] use` to the `backend` of GET {path}, and restart the daemon")
         }
     }
 }

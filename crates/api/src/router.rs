@@ -45,16 +45,22 @@ fn all_routes(version: &str) -> OpenApiRouter<App> {
         .routes(routes!(templates::list, templates::create))
         .routes(routes!(templates::get, templates::delete))
         .routes(routes!(vms::list, vms::create))
-        .routes(routes!(vms::get, vms::delete))
+        .routes(routes!(vms::get, vms::update, vms::delete))
         .routes(routes!(vms::start))
         .routes(routes!(vms::stop))
         .routes(routes!(vms::restart))
+        .routes(routes!(vms::pause))
+        .routes(routes!(vms::resume))
+        .routes(routes!(vms::reset))
+        .routes(routes!(vms::kill))
         .routes(routes!(disks::list, disks::create))
         .routes(routes!(disks::get, disks::delete))
         .routes(routes!(disks::attach))
         .routes(routes!(disks::detach))
+        .routes(routes!(disks::resize))
         .routes(routes!(operations::list))
         .routes(routes!(operations::get))
+        .routes(routes!(operations::cancel))
         .routes(routes!(issues::list))
         .routes(routes!(issues::get))
         .routes(routes!(observer::status))
@@ -74,10 +80,11 @@ fn cors(app: &App) -> CorsLayer {
         .allow_origin(AllowOrigin::predicate(move |origin, _| {
             auth::is_origin_allowed(origin, &app.cors_origins)
         }))
-        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
         .allow_headers([
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
+            crate::keyed::IDEMPOTENCY_KEY,
             crate::prefer::PREFER,
             request_log::REQUEST_ID,
         ])

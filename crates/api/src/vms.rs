@@ -9,11 +9,12 @@ use vman_core::ident::VmId;
 use vman_core::lifecycle::VmCommand;
 use vman_core::operation::{Reason, Subject, Verb};
 use vman_core::vm::{Vm, VmState};
-use vman_engine::{Accepted, NewVm};
+use vman_engine::{Accepted, NewVm, RequestKey};
 
 use crate::accepted::{self, Outcome};
-use crate::body::{JsonBody, NoBody};
-use crate::fields::{Fields, parsed};
+use crate::body::{JsonBody, MergePatch, NoBody};
+use crate::fields::{Fields, boolean, parsed};
+use crate::keyed::Keyed;
 use crate::page::{self, PageQuery, Query};
 use crate::path::Named;
 use crate::prefer::Prefer;
@@ -53,18 +54,19 @@ pub(crate) async fn list(
 /// Make a VM from a template
 #[utoipa::path(post, path = "/vms", operation_id = "create_vm", tag = "vms",
     request_body = body::NewVm,
+    params(docs::KeyHeader),
     responses(
         (status = 201, description = "Made, and stopped", body = body::Vm,
             headers(("Location" = String, description = "The VM"))),
-        docs::BadBody, docs::Unknown, docs::Conflict, docs::NotNow,
+        docs::BadBody, docs::Unknown, docs::Conflict, docs::Reused, docs::NotNow,
     )
 )]
 pub(crate) async fn create(
     State(app): State<App>,
-    JsonBody(fields): JsonBody,
+    Keyed(JsonBody(fields), key): Keyed<JsonBody>,
 ) -> Result<Response, Fault> {
     let new = read(fields)?;
-    let vm = app.engine.create_vm(new).await?;
+    let vm = app.engine.create_vm(new, key).await?.record;
     let location = format!("/vms/{}", vm.id);
     let vm = Json(with_disks(&app, vm).await?);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], vm).into_response())
@@ -85,6 +87,33 @@ pub(crate) async fn get(
     present(&app, id).await.map(Json)
 }
 
+/// Change what is not its state: what is left out stays as it is
+#[utoipa::path(patch, path = "/vms/{id}", operation_id = "update_vm", tag = "vms",
+    request_body(content(
+        (body::VmPatch = "application/merge-patch+json"), (body::VmPatch = "application/json"),
+    )),
+    params(("id" = uuid::Uuid, Path)),
+    responses(
+        (status = 200, description = "The VM as it is now", body = body::Vm),
+        docs::BadBody, docs::Unknown, docs::Conflict, docs::NotNow,
+    )
+)]
+pub(crate) async fn update(
+    State(app): State<App>,
+    Named(id): Named<VmId>,
+    MergePatch(mut fields): MergePatch,
+) -> Result<Json<body::Vm>, Fault> {
+    let autostart = fields.optional("autostart", boolean);
+    fields.finish(|| Some(()))?;
+    match autostart {
+        Some(autostart) => {
+            let vm = app.engine.set_autostart(id, autostart).await?;
+            with_disks(&app, vm).await.map(Json)
+        }
+        None => present(&app, id).await.map(Json),
+    }
+}
+
 /// Delete a VM; stops it, and frees its disks
 #[utoipa::path(delete, path = "/vms/{id}", operation_id = "delete_vm", tag = "vms",
     params(
@@ -103,7 +132,7 @@ pub(crate) async fn delete(
     Named(id): Named<VmId>,
     prefer: Prefer,
 ) -> Result<Response, Fault> {
-    let accepted = command(&app, id, VmCommand::Delete).await?;
+    let accepted = command(&app, id, VmCommand::Delete, None).await?;
     accepted::deletion(&app, Subject::Vm(id), Verb::VmDelete, accepted.operation, prefer).await
 }
 
@@ -114,21 +143,23 @@ macro_rules! action {
             params(
                 ("id" = uuid::Uuid, Path),
                 ("Prefer" = Option<String>, Header, description = "`wait=N` waits for the end"),
+                docs::KeyHeader,
             ),
             responses(
                 (status = 200, description = "It is so", body = body::Vm),
                 (status = 202, description = "Accepted; the VM as it is now", body = body::Vm,
                     headers(("Location" = String, description = "The operation"))),
-                docs::BadBody, docs::Unknown, docs::Conflict, docs::TooMany, docs::NotNow,
+                docs::BadBody, docs::Unknown, docs::Conflict, docs::Reused, docs::TooMany,
+                docs::NotNow,
             )
         )]
         pub(crate) async fn $name(
             State(app): State<App>,
             Named(id): Named<VmId>,
             prefer: Prefer,
-            NoBody: NoBody,
+            Keyed(NoBody, key): Keyed<NoBody>,
         ) -> Result<Response, Fault> {
-            act(&app, id, $command, prefer).await
+            act(&app, id, $command, key, prefer).await
         }
     };
 }
@@ -146,13 +177,31 @@ action!(
     restart, "restart_vm", "/vms/{id}/actions/restart", VmCommand::Restart
 );
 
+action!(
+    /// Halt a VM's processors; it keeps its memory
+    pause, "pause_vm", "/vms/{id}/actions/pause", VmCommand::Pause
+);
+action!(
+    /// Let a paused VM go on
+    resume, "resume_vm", "/vms/{id}/actions/resume", VmCommand::Resume
+);
+action!(
+    /// Reset a VM as its reset button does; the guest is not asked
+    reset, "reset_vm", "/vms/{id}/actions/reset", VmCommand::Reset
+);
+action!(
+    /// End a VM's machine at once; the guest is not asked
+    kill, "kill_vm", "/vms/{id}/actions/kill", VmCommand::Kill
+);
+
 async fn act(
     app: &ApiState,
     id: VmId,
     command: VmCommand,
+    key: Option<RequestKey>,
     prefer: Prefer,
 ) -> Result<Response, Fault> {
-    let accepted = self::command(app, id, command).await?;
+    let accepted = self::command(app, id, command, key).await?;
     let Some(operation) = accepted.operation else {
         return Ok(Json(with_disks(app, accepted.record).await?).into_response());
     };
@@ -167,8 +216,16 @@ async fn act(
     Ok(prefer.applied(accepted::object(status, operation, present(app, id).await?)))
 }
 
-async fn command(app: &ApiState, id: VmId, command: VmCommand) -> Result<Accepted<Vm>, Fault> {
-    Ok(app.engine.command_vm(id, command, Reason::User).await?)
+async fn command(
+    app: &ApiState,
+    id: VmId,
+    command: VmCommand,
+    key: Option<RequestKey>,
+) -> Result<Accepted<Vm>, Fault> {
+    match app.engine.command_vm(id, command, Reason::User, key).await {
+        Ok(accepted) => Ok(accepted),
+        Err(error) => Err(accepted::refusal(app, error, None).await),
+    }
 }
 
 async fn present(app: &ApiState, id: VmId) -> Result<body::Vm, Fault> {
@@ -184,5 +241,6 @@ async fn with_disks(app: &ApiState, vm: Vm) -> Result<body::Vm, Fault> {
 fn read(mut fields: Fields) -> Result<NewVm, Fault> {
     let template = fields.required("vm_template", parsed);
     let name = fields.optional("name", parsed);
-    fields.finish(|| Some(NewVm { template: template?, name }))
+    let autostart = fields.optional("autostart", boolean).unwrap_or(false);
+    fields.finish(|| Some(NewVm { template: template?, name, autostart }))
 }

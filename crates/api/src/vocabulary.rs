@@ -7,6 +7,7 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{Object, SchemaType, Type};
 use utoipa::openapi::{OpenApi, RefOr, Schema};
 use vman_core::coherence::Severity;
+use vman_core::disk::Bus;
 use vman_core::operation::StepState;
 use vman_core::repair::{Mode, Resolution, Verdict};
 use vman_core::vm::VmState;
@@ -14,27 +15,29 @@ use vman_core::vm::VmState;
 /// The words of `IssueState::word`.
 pub(crate) const ISSUE_STATES: [&str; 3] = ["open", "repairing", "resolved"];
 /// The words of `DiskState::word`.
-const DISK_STATES: [&str; 8] = [
+const DISK_STATES: [&str; 9] = [
     "creating",
     "available",
     "attaching",
     "attached",
     "detaching",
+    "resizing",
     "missing",
     "failed",
     "deleting",
 ];
 /// The words of `OperationState::word`.
-const OPERATION_STATES: [&str; 4] = ["pending", "running", "succeeded", "failed"];
+const OPERATION_STATES: [&str; 5] = ["pending", "running", "succeeded", "failed", "cancelled"];
 /// The words of `ImageFormat::word`.
 const FORMATS: [&str; 2] = ["qcow2", "raw"];
 /// The kinds of `Reason`, as `convert` tells them.
-const REASONS: [&str; 3] = ["user", "guest", "repair"];
+const REASONS: [&str; 4] = ["user", "guest", "boot", "repair"];
 /// The states of `ObserverHealth`, as `convert` tells them.
 const HEALTH: [&str; 3] = ["starting", "healthy", "degraded"];
 
 /// Adds the words to the fields and parameters that take no others.
 pub(crate) fn add_to(openapi: &mut OpenApi) {
+    let buses: Vec<_> = Bus::ALL.iter().map(|bus| bus.word()).collect();
     let severities: Vec<_> = Severity::ALL.iter().map(|severity| severity.word()).collect();
     let steps: Vec<_> = StepState::ALL.iter().map(|state| state.word()).collect();
     let verdicts: Vec<_> = Verdict::ALL.iter().map(|verdict| verdict.word()).collect();
@@ -45,6 +48,8 @@ pub(crate) fn add_to(openapi: &mut OpenApi) {
         ("Disk", "state", &DISK_STATES),
         ("Disk", "format", &FORMATS),
         ("NewDisk", "format", &FORMATS),
+        ("Disk", "bus", &buses),
+        ("NewDisk", "bus", &buses),
         ("Operation", "state", &OPERATION_STATES),
         ("OperationStep", "state", &steps),
         ("OperationReason", "kind", &REASONS),
@@ -110,7 +115,7 @@ mod tests {
     #[test]
     fn the_words_are_those_of_the_domain() {
         for word in DISK_STATES {
-            let state = DiskState::from_word(word, Some("why")).expect(word);
+            let state = DiskState::from_word(word, Some("why"), Some(2)).expect(word);
             assert_eq!(state.word(), word);
         }
         for word in OPERATION_STATES {

@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 use crate::harness::Api;
 
 /// Every route that reads a body, `{}` standing for an id.
-const BODY_ROUTES: [&str; 7] = [
+const BODY_ROUTES: [&str; 8] = [
     "/templates",
     "/vms",
     "/disks",
     "/disks/{}/attach",
     "/disks/{}/detach",
+    "/disks/{}/resize",
     "/vms/{}/actions/start",
     "/observer/run",
 ];
@@ -44,7 +45,7 @@ async fn every_mistake_in_a_body_is_told_at_once() {
 async fn fields_that_are_missing_wrong_unknown_or_out_of_range_are_named() {
     let api = Api::new();
     let id = api.new_disk().await;
-    let attach = format!("/disks/{id}/attach");
+    let (attach, resize) = (format!("/disks/{id}/attach"), format!("/disks/{id}/resize"));
     let template = |key: &str, value: Value| {
         let mut body = json!({"name": "n", "cpu_count": 1, "ram_amount": 64});
         body[key] = value;
@@ -88,6 +89,14 @@ async fn fields_that_are_missing_wrong_unknown_or_out_of_range_are_named() {
         ("/disks", json!({"size": 1, "mount_point": "/etc/passwd"}), "mount_point"),
         ("/disks", json!({"size": 1, "mount_point": "/dev/sdbb"}), "mount_point"),
         ("/disks", json!({"size": 1, "format": "vmdk"}), "format"),
+        ("/disks", json!({"size": 1, "bus": "ide"}), "bus"),
+        ("/templates", template("root_disk_size", json!(0)), "root_disk_size"),
+        ("/templates", template("root_disk_size", json!(65_537)), "root_disk_size"),
+        ("/templates", template("root_disk_size", json!("10")), "root_disk_size"),
+        ("/vms", json!({"vm_template": "small", "autostart": "yes"}), "autostart"),
+        (&resize, json!({}), "size"),
+        (&resize, json!({"size": 0}), "size"),
+        (&resize, json!({"size": "2"}), "size"),
         (&attach, json!({}), "vm_id"),
         (&attach, json!({"vm_id": "1"}), "vm_id"),
         (&attach, json!({"vm_id": 1}), "vm_id"),
@@ -197,11 +206,18 @@ async fn a_path_that_names_nothing_is_404() {
         for folder in ["templates", "vms", "disks"] {
             api.delete(&format!("/{folder}/{id}")).await.expect_problem(404, "not-found");
         }
-        for action in ["start", "stop", "restart"] {
+        for action in ["start", "stop", "restart", "pause", "resume", "reset", "kill"] {
             let path = format!("/vms/{id}/actions/{action}");
             api.post(&path, json!({})).await.expect_problem(404, "not-found");
         }
-        api.post(&format!("/disks/{id}/detach"), json!({})).await.expect_problem(404, "not-found");
+        for path in [format!("/disks/{id}/detach"), format!("/operations/{id}/cancel")] {
+            api.post(&path, json!({})).await.expect_problem(404, "not-found");
+        }
+        let resize = api.post(&format!("/disks/{id}/resize"), json!({"size": 2})).await;
+        resize.expect_problem(404, "not-found");
+        let json = "application/json";
+        let patch = api.patch(&format!("/vms/{id}"), json, json!({"autostart": true})).await;
+        patch.expect_problem(404, "not-found");
     }
 }
 
@@ -214,7 +230,7 @@ async fn an_unknown_route_is_404_and_a_wrong_method_405_with_the_right_ones() {
     }
     for (method, path, allow) in [
         ("PUT", "/vms".to_owned(), "GET,HEAD,POST"),
-        ("PATCH", format!("/vms/{vm}"), "GET,HEAD,DELETE"),
+        ("PUT", format!("/vms/{vm}"), "GET,HEAD,PATCH,DELETE"),
         ("GET", format!("/vms/{vm}/actions/start"), "POST"),
         ("DELETE", "/observer/run".to_owned(), "POST"),
         ("BREW", "/health".to_owned(), "GET,HEAD"),
@@ -248,7 +264,7 @@ async fn every_mistake_in_a_query_is_told_at_once() {
         ("/disks?limit=%ff".to_owned(), "limit"),
         (format!("/disks?after={operation}"), "after"),
         ("/templates?after=..%2f".to_owned(), "after"),
-        (format!("/operations/{operation}?wait=30"), "wait"),
+        (format!("/operations/{operation}?wait="), "wait"),
         (format!("/operations/{operation}?wait=-1s"), "wait"),
         (format!("/operations/{operation}?wait=soon"), "wait"),
         (format!("/operations/{operation}?weight=1s"), "weight"),

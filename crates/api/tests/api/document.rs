@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::Api;
 
 /// What the API promises to serve.
-const ROUTES: [&str; 30] = [
+const ROUTES: [&str; 37] = [
     "GET /templates",
     "POST /templates",
     "GET /templates/{name}",
@@ -16,18 +16,25 @@ const ROUTES: [&str; 30] = [
     "GET /vms",
     "POST /vms",
     "GET /vms/{id}",
+    "PATCH /vms/{id}",
     "DELETE /vms/{id}",
     "POST /vms/{id}/actions/start",
     "POST /vms/{id}/actions/stop",
     "POST /vms/{id}/actions/restart",
+    "POST /vms/{id}/actions/pause",
+    "POST /vms/{id}/actions/resume",
+    "POST /vms/{id}/actions/reset",
+    "POST /vms/{id}/actions/kill",
     "GET /disks",
     "POST /disks",
     "GET /disks/{id}",
     "DELETE /disks/{id}",
     "POST /disks/{id}/attach",
     "POST /disks/{id}/detach",
+    "POST /disks/{id}/resize",
     "GET /operations",
     "GET /operations/{id}",
+    "POST /operations/{id}/cancel",
     "GET /issues",
     "GET /issues/{id}",
     "GET /observer/status",
@@ -40,6 +47,9 @@ const ROUTES: [&str; 30] = [
     "GET /openapi.yaml",
     "GET /openapi.json",
 ];
+
+/// They make nothing, so that they can be sent as often as one likes.
+const REPEATED_WITHOUT_A_KEY: [&str; 2] = ["/operations/{id}/cancel", "/observer/run"];
 
 async fn document(api: &Api) -> Value {
     api.get("/openapi.json").await.expect(200).json()
@@ -81,8 +91,15 @@ async fn every_operation_has_its_responses_its_problems_and_its_security() {
             assert!(responses.keys().any(|status| status.starts_with('2')), "{method} {path}");
             assert!(has("500") && has("403"), "{method} {path}");
             assert_eq!(has("401"), path != "/health", "{method} {path}");
-            assert_eq!(has("404"), path.contains('{') || path == "/vms" && method == "post");
-            assert_eq!(has("413"), method == "post", "{method} {path}");
+            let has_body = ["post", "patch"].contains(&method.as_str());
+            assert_eq!(has("413"), has_body, "{method} {path}");
+            // Where the same request can be sent again, what it made may be gone.
+            assert_eq!(has("404"), path.contains('{') || has("422"), "{method} {path}");
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let is_key = |each: &Value| each["name"] == "Idempotency-Key";
+            let repeats = method == "post" && !REPEATED_WITHOUT_A_KEY.contains(&path.as_str());
+            assert_eq!(parameters.into_iter().any(is_key), repeats, "{method} {path}");
+            assert_eq!(has("422"), repeats, "{method} {path}");
             assert!(operation["summary"].is_string(), "{method} {path}");
             assert!(responses.values().all(|each| each["description"].is_string()), "{path}");
             for (status, response) in responses.iter().filter(|(s, _)| !s.starts_with('2')) {

@@ -75,6 +75,17 @@ impl Api {
         self.send("POST", path, &[json], Body::from(body.to_string())).await
     }
 
+    pub(crate) async fn patch(&self, path: &str, content_type: &str, body: Value) -> Answer {
+        let body = Body::from(body.to_string());
+        self.send("PATCH", path, &[("content-type", content_type)], body).await
+    }
+
+    /// As [`post`](Self::post), with an `Idempotency-Key`.
+    pub(crate) async fn post_once(&self, path: &str, key: &str, body: Value) -> Answer {
+        let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+        self.send("POST", path, &headers, Body::from(body.to_string())).await
+    }
+
     /// Without a body, with a `Prefer` header.
     pub(crate) async fn prefer(&self, method: &str, path: &str, preference: &str) -> Answer {
         self.send(method, path, &[("prefer", preference)], Body::empty()).await
@@ -177,7 +188,9 @@ fn engine(records: Arc<MemoryRecords>, host: Arc<FakeHost>) -> Engine {
         wake_observer: Arc::new(|| {}),
     };
     let repair = RepairConfig { enabled: true, budget: 3, window: Duration::from_secs(600) };
-    Engine::new(ports, EngineConfig { network, backend: "fake".to_owned(), repair })
+    let backend = "fake".to_owned();
+    let stop_grace = Duration::from_secs(10);
+    Engine::new(ports, EngineConfig { network, backend, stop_grace, repair })
 }
 
 fn network() -> NetworkConfig {
@@ -200,6 +213,7 @@ fn backend() -> Backend {
         state: "started".to_owned(),
         usable: true,
         reason: "for a test".to_owned(),
+        notes: vec!["nothing is confined".to_owned()],
         selected: true,
     }
 }

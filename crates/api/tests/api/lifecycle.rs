@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
-use vman_core::ident::VmId;
+use vman_core::ident::{DiskId, VmId};
 use vman_core::operation::Effect;
 
 use crate::harness::Api;
@@ -20,6 +20,7 @@ async fn a_template_is_made_listed_read_and_deleted_with_the_fields_it_was_given
     let made = api.post("/templates", new.clone()).await.expect(201);
     assert_eq!(made.header("location"), "/templates/small");
     let mut expected = new;
+    expected["root_disk_size"] = Value::Null;
     expected["created_at"] = json!("2026-11-22T19:24:00.000Z");
     assert_eq!(made.json(), expected);
     assert_eq!(api.get("/templates/small").await.expect(200).json(), expected);
@@ -32,7 +33,10 @@ async fn a_template_is_made_listed_read_and_deleted_with_the_fields_it_was_given
     let new = json!({"name": "uefi", "cpu_count": 1, "ram_amount": 8, "boot": firmware});
     assert_eq!(api.post("/templates", new).await.expect(201).json()["boot"], firmware);
     let new = json!({"name": "disk", "cpu_count": 1, "ram_amount": 8, "boot": null});
-    assert_eq!(api.post("/templates", new).await.expect(201).json()["boot"], Value::Null);
+    let made = api.post("/templates", new).await.expect(201).json();
+    assert_eq!((&made["boot"], &made["root_disk_size"]), (&Value::Null, &json!(10)));
+    let new = json!({"name": "large", "cpu_count": 1, "ram_amount": 8, "root_disk_size": 40});
+    assert_eq!(api.post("/templates", new).await.expect(201).json()["root_disk_size"], 40);
 
     assert_eq!(api.delete("/templates/small").await.expect(204).text, "");
     api.get("/templates/small").await.expect_problem(404, "not-found");
@@ -60,6 +64,7 @@ async fn a_vm_is_made_stopped_with_an_address_and_all_its_fields() {
     assert_eq!(vm["process"], Value::Null);
     assert_eq!(vm["disks"], json!([]));
     assert_eq!(vm["name"], Value::Null);
+    assert_eq!(vm["autostart"], false);
     assert_eq!(vm["created_at"], "2026-11-22T19:24:00.000Z");
     assert!(vm.get("state_reason").is_none());
 
@@ -275,11 +280,12 @@ async fn a_disk_is_made_attached_detached_and_deleted() {
     assert_eq!(disk["size"], 3);
     assert_eq!(disk["mount_point"], "/dev/vdc");
     assert_eq!(disk["format"], "raw");
+    assert_eq!(disk["bus"], "virtio-scsi");
     assert_eq!(disk["state"], "available");
     assert_eq!(disk["vm_id"], Value::Null);
     let serial = disk["serial"].as_str().unwrap();
     assert_eq!(serial.len(), 20);
-    assert_eq!(disk["device_path"], format!("/dev/disk/by-id/virtio-{serial}"));
+    assert_eq!(disk["device_path"], format!("/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_{serial}"));
 
     let path = format!("/disks/{id}");
     let attach = json!({"vm_id": vm, "mount_point": "/dev/sdd"});
@@ -312,7 +318,7 @@ async fn a_disk_whose_image_cannot_be_made_is_503_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_disk_is_not_attached_to_a_running_vm_or_to_one_that_is_not_there() {
+async fn a_disk_comes_and_goes_while_its_vm_runs_and_not_to_one_that_is_not_there() {
     let api = Api::new();
     let (vm, disk) = (api.new_vm().await, api.new_disk().await);
     let path = format!("/disks/{disk}/attach");
@@ -320,7 +326,19 @@ async fn a_disk_is_not_attached_to_a_running_vm_or_to_one_that_is_not_there() {
     let problem = api.post(&path, json!({"vm_id": nobody})).await.expect_problem(404, "not-found");
     assert_eq!(problem["object"], json!({"kind": "vm", "id": nobody}));
     api.prefer("POST", &format!("/vms/{vm}/actions/start"), LONG).await.expect(200);
-    api.post(&path, json!({"vm_id": vm})).await.expect_problem(409, "vm-not-stopped");
+    let answer = api.post(&path, json!({"vm_id": vm})).await.expect(202);
+    assert_eq!(answer.json()["state"], "attaching");
+    let ended = api.get(&format!("{}?wait=20", answer.header("location"))).await.expect(200);
+    assert_eq!(ended.json()["kind"], "disk.attach");
+    assert_eq!(ended.json()["state"], "succeeded");
+    let has_it = || {
+        let disks = api.host.disks(VmId(vm.parse().unwrap()));
+        disks.contains(&DiskId(disk.parse().unwrap()))
+    };
+    assert!(has_it());
+    let answer = api.prefer("POST", &format!("/disks/{disk}/detach"), LONG).await.expect(200);
+    assert_eq!(answer.json()["state"], "available");
+    assert!(!has_it());
 }
 
 #[tokio::test]

@@ -7,4 +7,6 @@ mod guard;
 mod harness;
 mod lifecycle;
 mod reading;
+mod repeats;
 mod serving;
+mod verbs;
