@@ -92,6 +92,7 @@ const HOMES: &[Home] = &[
     ("proc-macro2", &["vman-tests"]),
     ("syn", &["vman-tests"]),
     ("walkdir", &["vman-tests"]),
+    ("fastrand", &["vman-tests"]),
     ("wit-bindgen", &["vman-policy-sdk"]),
     ("dlmalloc", &["vman-policy-sdk"]),
     ("ipnet", &["vman-core", "vman-network", "vman"]),

@@ -131,6 +131,13 @@ impl Daemon {
         (output.status, String::from_utf8_lossy(&said).into_owned())
     }
 
+    /// Tries to start it after its end, with another configuration; how that ended, and what it
+    /// said.
+    pub fn refused_as(&self, setup: &Setup) -> (ExitStatus, String) {
+        self.configure(setup);
+        self.second()
+    }
+
     fn configure(&self, setup: &Setup) {
         let file = self.folder.path().join("vman.toml");
         fs::write(file, setup.toml()).expect("the folder is ours");

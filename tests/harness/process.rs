@@ -22,6 +22,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// Whether a word of its command line has `mark` in it.
+    pub fn names(&self, mark: &str) -> bool {
+        self.command.iter().any(|word| word.contains(mark))
+    }
+
     /// Sends SIGKILL to exactly this process; nothing if it has ended.
     pub fn kill(&self) {
         let pid = Pid::from_raw(self.pid).expect("process ids begin at 1");
@@ -41,7 +46,7 @@ pub fn processes(mark: &str) -> Vec<Process> {
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let others = pids.filter(|pid| *pid != own);
     let named = others.filter_map(|pid| Some(Process { pid, command: command(pid)? }));
-    named.filter(|process| process.command.iter().any(|word| word.contains(mark))).collect()
+    named.filter(|process| process.names(mark)).collect()
 }
 
 /// Ends every process that names `mark`, also one that is just being started.

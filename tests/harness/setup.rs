@@ -16,6 +16,7 @@ const STOP_GRACE: &str = "30s";
 /// A configuration in the making.
 #[derive(Debug, Clone)]
 pub struct Setup {
+    listen: String,
     backend: String,
     auth: &'static str,
     cors_origins: Vec<&'static str>,
@@ -29,6 +30,7 @@ impl Setup {
     /// `name` stands behind `use =` of `[backend]`.
     pub fn backend(name: &str) -> Self {
         Self {
+            listen: "127.0.0.1:0".to_owned(),
             backend: name.to_owned(),
             auth: "token",
             cors_origins: Vec::new(),
@@ -37,6 +39,13 @@ impl Setup {
             tables: String::new(),
             boot: Vec::new(),
         }
+    }
+
+    /// Not a free port, but this address.
+    #[must_use]
+    pub fn listen(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.listen);
+        self
     }
 
     /// Whoever reaches the daemon may use it.
@@ -97,10 +106,11 @@ impl Setup {
 
     /// The configuration file's text.
     pub(crate) fn toml(&self) -> String {
-        let Self { backend, auth, cors_origins, stop_grace, interval, tables, boot: _ } = self;
+        let Self { listen, backend, auth, cors_origins, stop_grace, interval, tables, boot: _ } =
+            self;
         let (plugins, policies) = (paths::plugins(), paths::policies());
         format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\ncors_origins = {cors_origins:?}\n\
+            "[server]\nlisten = \"{listen}\"\ncors_origins = {cors_origins:?}\n\
              [auth]\nmode = \"{auth}\"\n\
              [storage]\npath = \"storage\"\n[backend]\nuse = \"{backend}\"\n\
              stop_grace = \"{stop_grace}\"\n\
