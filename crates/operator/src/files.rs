@@ -1,13 +1,15 @@
-//! The storage folder: where each file of ours lies, and moving one out of the way. What is in an
-//! image or a machine's directory is the backend's business.
+//! The storage folder: where each file of ours lies, who may reach it, and moving one out of the
+//! way. What is in an image or a machine's directory is the backend's business.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
+use tracing::{info, warn};
 use vman_core::disk::Disk;
 use vman_core::ident::{FileName, Timestamp, VmId};
 use vman_core::ports::{Applied, ApplyError};
@@ -17,8 +19,12 @@ const IMAGES: &str = "disks";
 const MACHINES: &str = "machines";
 const BOOT: &str = "boot";
 const QUARANTINE: &str = "quarantine";
+/// Machines may run as users of their own: these must reach the files of theirs, and list nobody's.
+const SEARCHED_MODE: u32 = 0o711;
 /// Only the daemon's user may look into what guests write.
-const FOLDER_MODE: u32 = 0o700;
+const PRIVATE_MODE: u32 = 0o700;
+/// Bytes: with less than this left, what failed probably failed for that.
+const FULL_BELOW: u64 = 1024 * 1024;
 /// Entries of one folder that are looked at; more are an error, so that nothing is called absent.
 const ENTRIES_MAX: usize = 200_000;
 
@@ -33,9 +39,11 @@ pub struct Storage {
 impl Storage {
     /// Makes the folders that are not there yet below `root`, which must be absolute.
     pub fn open(root: PathBuf) -> io::Result<Self> {
-        for folder in [IMAGES, MACHINES, BOOT, QUARANTINE] {
-            make_folder(&root.join(folder))?;
+        make_folder(&root, SEARCHED_MODE)?;
+        for folder in [IMAGES, MACHINES, BOOT] {
+            make_folder(&root.join(folder), SEARCHED_MODE)?;
         }
+        make_folder(&root.join(QUARANTINE), PRIVATE_MODE)?;
         Ok(Self { root, turn: Arc::default() })
     }
 
@@ -48,9 +56,53 @@ impl Storage {
     }
 
     /// Already there is a success.
-    pub(crate) async fn make_machine(&self, id: VmId) -> io::Result<()> {
-        let (mode, directory) = (FOLDER_MODE, self.machine(id));
-        tokio::fs::DirBuilder::new().recursive(true).mode(mode).create(directory).await
+    pub(crate) async fn make_machine(&self, id: VmId) -> Result<(), ApplyError> {
+        let directory = self.machine(id);
+        let made = tokio::fs::DirBuilder::new().mode(PRIVATE_MODE).create(&directory).await;
+        let failed = |why: String| {
+            ApplyError::failed(format!("cannot make the directory {}: {why}", directory.display()))
+        };
+        match made {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let there = tokio::fs::symlink_metadata(&directory).await;
+                if there.is_ok_and(|metadata| metadata.is_dir()) {
+                    return Ok(());
+                }
+                Err(failed("something else is there; move it away".to_owned()))
+            }
+            Err(error) => Err(failed(format!("{error}{}", self.full_hint().await))),
+        }
+    }
+
+    /// Gone already is a success. What a machine's user has put there leads nowhere else: the
+    /// standard library opens no link on the way (CVE-2022-21658).
+    pub(crate) async fn remove_machine(&self, id: VmId) -> Result<(), ApplyError> {
+        let directory = self.machine(id);
+        match tokio::fs::remove_dir_all(&directory).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ApplyError::failed(
+                format!("cannot remove the directory {}: {error}", directory.display()),
+            )),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// What to do, if something failed because the storage folder's file system is full; else
+    /// nothing.
+    pub(crate) async fn full_hint(&self) -> String {
+        let folder = self.root.join(IMAGES);
+        let looking = tokio::task::spawn_blocking(move || {
+            let space = rustix::fs::statvfs(&folder).ok()?;
+            let free = space.f_bavail.saturating_mul(space.f_frsize);
+            // Some file systems count no inodes: all of theirs are 0.
+            let no_inode = space.f_files > 0 && space.f_favail == 0;
+            (free < FULL_BELOW || no_inode).then_some((folder, free))
+        });
+        let Ok(Some((folder, free))) = looking.await else { return String::new() };
+        format!(
+            "; the file system of {} is full ({free} bytes are left): free some of it",
+            folder.display()
+        )
     }
 
     pub(crate) fn image(&self, disk: &Disk) -> PathBuf {
@@ -170,9 +222,22 @@ fn plain_entry(relative: &str) -> Option<&str> {
     (plain && [IMAGES, MACHINES].contains(&folder)).then_some(name)
 }
 
-/// Already there is a success. Blocks.
-fn make_folder(path: &Path) -> io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)
+/// Already there is a success; one that is closed to others is opened up as far as `mode` says.
+/// Blocks.
+fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    let present = std::fs::metadata(path)?.permissions().mode() & 0o7777;
+    let opened = present | mode;
+    if opened == present {
+        return Ok(());
+    }
+    let (folder, now) = (path.display(), format!("{opened:04o}"));
+    match std::fs::set_permissions(path, Permissions::from_mode(opened)) {
+        Ok(()) => info!(%folder, mode = now, "opened up, so that machines reach their files"),
+        // Only machines with users of their own need it.
+        Err(error) => warn!(%folder, %error, "it should have mode {now}"),
+    }
+    Ok(())
 }
 
 #[cfg(test)]

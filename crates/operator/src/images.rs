@@ -4,7 +4,9 @@
 use vman_core::disk::Disk;
 use vman_core::ident::VmId;
 use vman_core::ports::{Applied, ApplyError};
-use vman_plugin::{DiskGrowth, ErrorCode, ImageGrowth, ImageInfo, ImageRef, ImageSpec};
+use vman_plugin::{
+    BackendError, DiskGrowth, ErrorCode, ImageGrowth, ImageInfo, ImageRef, ImageSpec,
+};
 
 use crate::spec::{plugin_bus, plugin_format};
 use crate::{Operator, told};
@@ -15,8 +17,15 @@ impl Operator {
     pub(crate) async fn create_image(&self, disk: &Disk) -> Result<Applied, ApplyError> {
         let ImageRef { path, format } = self.image(disk);
         let spec = ImageSpec { path, format, virtual_size: disk.virtual_size() };
-        self.client().await?.create_image(spec).await.map_err(told)?;
-        Ok(Applied::default())
+        match self.client().await?.create_image(spec).await {
+            Ok(()) => Ok(Applied::default()),
+            Err(error) => Err(self.told_with_room(&error).await),
+        }
+    }
+
+    /// What the backend said, and that there is no room for an image, if that is so.
+    async fn told_with_room(&self, error: &BackendError) -> ApplyError {
+        ApplyError::failed(format!("{error}{}", self.storage.full_hint().await))
     }
 
     pub(crate) async fn delete_image(&self, disk: &Disk) -> Result<Applied, ApplyError> {
@@ -51,8 +60,10 @@ impl Operator {
             return Err(self.lacks("resize images", "make a larger disk and copy what it holds"));
         }
         let ImageRef { path, format } = self.image(disk);
-        client.resize_image(ImageGrowth { path, format, virtual_size }).await.map_err(told)?;
-        Ok(Applied::default())
+        match client.resize_image(ImageGrowth { path, format, virtual_size }).await {
+            Ok(()) => Ok(Applied::default()),
+            Err(error) => Err(self.told_with_room(&error).await),
+        }
     }
 
     /// `false` if no machine has it.

@@ -30,10 +30,14 @@ impl Operator {
             self.refuse_foreign(&target.vm)?;
         }
         match effect {
-            MachineEffect::PrepareDirectory => self.prepare_directory(id).await,
+            MachineEffect::PrepareDirectory => {
+                self.storage.make_machine(id).await.map(|()| Applied::default())
+            }
             MachineEffect::PrepareDisks => self.prepare_disks(target).await,
             MachineEffect::DiscardNewDisks => self.discard_new_disks(target).await,
-            MachineEffect::RemoveDirectory => self.remove_directory(id).await,
+            MachineEffect::RemoveDirectory => {
+                self.storage.remove_machine(id).await.map(|()| Applied::default())
+            }
             MachineEffect::Launch => self.launch(target).await,
             MachineEffect::Adopt => self.adopt(id).await,
             MachineEffect::PowerOff => self.power_off(id).await,
@@ -57,28 +61,6 @@ impl Operator {
                 machine.backend
             ))),
             Some(_) | None => Ok(()),
-        }
-    }
-
-    async fn prepare_directory(&self, id: VmId) -> Result<Applied, ApplyError> {
-        self.storage.make_machine(id).await.map(|()| Applied::default()).map_err(|error| {
-            let directory = self.storage.machine(id);
-            ApplyError::failed(format!(
-                "cannot make the directory {}: {error}",
-                directory.display()
-            ))
-        })
-    }
-
-    async fn remove_directory(&self, id: VmId) -> Result<Applied, ApplyError> {
-        let directory = self.storage.machine(id);
-        match tokio::fs::remove_dir_all(&directory).await {
-            Ok(()) => Ok(Applied::default()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Applied::default()),
-            Err(error) => Err(ApplyError::failed(format!(
-                "cannot remove the directory {}: {error}",
-                directory.display()
-            ))),
         }
     }
 

@@ -1,9 +1,9 @@
 //! Opening the file: who may read it, whether it is ours and whole, and its schema. Migrations only
 //! ever go forward.
 
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const STATEMENTS_KEPT: usize = 128;
 /// Only the user that runs vman: the records name every machine and what a policy said.
 const FILE_MODE: u32 = 0o600;
+/// What group and others may do.
+const OTHERS: u32 = 0o077;
 
 /// One string for each version of the schema. What is released is never changed, only added to.
 const SCHEMA: &[M<'static>] =
@@ -76,14 +78,7 @@ impl StoreError {
 
 /// The only connection that writes. Makes the file where there is none, and its schema new.
 pub(crate) fn writer(path: &Path) -> Result<Connection, StoreError> {
-    // SQLite gives its journal files the mode of this one.
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(FILE_MODE)
-        .open(path)
+    make_private(path)
         .map_err(|source| StoreError::Inaccessible { path: path.to_owned(), source })?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let sql = |error| StoreError::sql(path, &error);
@@ -94,6 +89,22 @@ pub(crate) fn writer(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "synchronous", "FULL").map_err(sql)?;
     migrate(path, &mut connection)?;
     Ok(connection)
+}
+
+/// SQLite gives its journal files the mode of this one, and others may pass through the folder: so a
+/// file that was put there with another mode is closed to them.
+fn make_private(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(FILE_MODE)
+        .open(path)?;
+    if file.metadata()?.permissions().mode() & OTHERS != 0 {
+        file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    }
+    Ok(())
 }
 
 /// A connection that cannot write. The file must have been opened by [`writer`].

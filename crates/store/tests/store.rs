@@ -320,8 +320,10 @@ async fn what_was_asked_for_is_done_before_the_store_is_gone() {
 }
 
 #[test]
-fn the_file_and_its_journal_are_for_their_owner_alone() {
+fn the_file_and_its_journal_are_for_their_owner_alone_also_where_they_were_not() {
     let (folder, path) = file();
+    std::fs::write(&path, "").expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("ours");
     let store = Store::open(&path).expect("opens");
     let mut files = 0;
     for entry in std::fs::read_dir(folder.path()).expect("readable") {

@@ -4,11 +4,15 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// A folder that has to be made may be the storage folder's own.
+/// Nobody but the daemon's user need read what it did.
 const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+/// What has to be made above the folder may be the storage folder, through which machines of other
+/// users reach their files.
+const ABOVE_MODE: u32 = 0o711;
 
 /// The open file.
 #[derive(Debug)]
@@ -27,8 +31,13 @@ impl RollingFile {
     /// # Errors
     /// The folder cannot be made, or the file cannot be opened.
     pub(super) fn open(path: &Path, max_bytes: u64, backup_count: u32) -> io::Result<Self> {
-        if let Some(folder) = path.parent() {
-            DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
+        for (folder, mode) in
+            [(path.parent().and_then(Path::parent), ABOVE_MODE), (path.parent(), FOLDER_MODE)]
+        {
+            // A bare file name has an empty folder, and that one has none above it.
+            if let Some(folder) = folder.filter(|folder| !folder.as_os_str().is_empty()) {
+                DirBuilder::new().recursive(true).mode(mode).create(folder)?;
+            }
         }
         let mut rolling =
             Self { path: path.to_owned(), file: None, size: 0, max_bytes, backup_count };
@@ -72,7 +81,7 @@ impl RollingFile {
 
     fn reopen(&mut self) -> io::Result<()> {
         self.file = None;
-        let file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+        let file = OpenOptions::new().create(true).append(true).mode(FILE_MODE).open(&self.path)?;
         self.size = file.metadata()?.len();
         self.file = Some(file);
         Ok(())

@@ -11,6 +11,11 @@ use rustix::fs::{FlockOperation, flock};
 use super::ServeError;
 
 const FOLDER_MODE: u32 = 0o700;
+/// Of the storage folder itself: machines may run as users of their own, who reach their files
+/// through it and list nothing.
+const STORAGE_MODE: u32 = 0o711;
+/// Of the files, since others may pass through the folders above.
+const FILE_MODE: u32 = 0o600;
 
 /// Held for as long as the daemon runs; the kernel lets go of the lock however it ends.
 #[derive(Debug)]
@@ -24,16 +29,15 @@ impl RunFolder {
     pub(super) fn open(storage: &Path) -> Result<Self, ServeError> {
         let folder = storage.join("run");
         let failed = |source| ServeError::folder(storage, source);
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(FOLDER_MODE)
-            .create(&folder)
-            .map_err(failed)?;
+        for (folder, mode) in [(storage, STORAGE_MODE), (&folder, FOLDER_MODE)] {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(folder);
+            made.map_err(failed)?;
+        }
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
-            .mode(0o600)
+            .mode(FILE_MODE)
             .open(folder.join("lock"))
             .map_err(failed)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -53,7 +57,12 @@ impl RunFolder {
     pub(super) fn tell_address(&mut self, address: SocketAddr) -> Result<(), ServeError> {
         let written = || -> io::Result<()> {
             let beside = self.folder.join(".address");
-            let mut file = File::create(&beside)?;
+            let mut file = OpenOptions::new()
+                .create(true)
+                .truncate(true)
+                .write(true)
+                .mode(FILE_MODE)
+                .open(&beside)?;
             write!(file, "{address}")?;
             file.sync_all()?;
             std::fs::rename(&beside, self.address_file())
