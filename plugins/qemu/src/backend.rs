@@ -1,7 +1,7 @@
 //! The backend contract carried out with QEMU: each verb, from the parts the other files have.
 
 use std::marker::PhantomData;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,20 +9,21 @@ use async_trait::async_trait;
 use uuid::Uuid;
 use vman_plugin::{
     Backend, BackendConfig, BackendContext, BackendError, Bus, Capabilities, DiskAttachment,
-    DiskGrowth, DiskRemoval, ErrorCode, ImageFormat, ImageInfo, ImageRef, ImageSpec, Machine,
-    MachineSighting, MachineSpec, Manifest, Probe, Survey, Unplug, deadline,
+    DiskGrowth, DiskRemoval, ErrorCode, ImageFormat, ImageGrowth, ImageInfo, ImageRef, ImageSpec,
+    Machine, MachineSighting, MachineSpec, Manifest, Probe, Survey, Unplug, deadline,
 };
 
 use crate::accelerator::Acceleration;
-use crate::command_line::{self, QEMU_LOG, pid_file};
+use crate::command_line::{self, pid_file};
+use crate::confine::{Confinement, Order};
 use crate::image::{self, QemuImg};
-use crate::disks::IMAGE_LOCKED;
+use crate::launch::Launcher;
 use crate::machine::{DISK_DEADLINE, REQUEST_DEADLINE, Request, State, UNPLUG_WAIT, Watched};
 use crate::process::{Found, Held};
 use crate::program::{self, QEMU};
 use crate::registry::Registry;
 use crate::settings::Settings;
-use crate::{failed, invalid, log, not_found, probe, spawn, timeout};
+use crate::{aside, conflict, failed, failure, holder, invalid, not_found, probe, timeout};
 
 /// From QEMU's start to its first answered command; usually 45 ms.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(30);
@@ -36,6 +37,9 @@ const QUIT_DEADLINE: Duration = Duration::from_secs(15);
 /// From SIGKILL to the process's end; longer only while the kernel waits for a device.
 const KILL_DEADLINE: Duration = Duration::from_secs(8);
 
+/// From a process's end to its cause being known; usually a millisecond.
+const END_DEADLINE: Duration = Duration::from_secs(1);
+
 // The host would otherwise end a verb before it can say what it waited for.
 const _: () = {
     assert!(LAUNCH_DEADLINE.as_secs() + KILL_DEADLINE.as_secs() < deadline::LAUNCH.as_secs());
@@ -46,9 +50,9 @@ const _: () = {
     assert!(DISK_DEADLINE.as_secs() < deadline::ATTACH_DISK.as_secs());
     assert!(DISK_DEADLINE.as_secs() < deadline::RESIZE_DISK.as_secs());
     assert!(REQUEST_DEADLINE.as_secs() + UNPLUG_WAIT.as_secs() < deadline::DETACH_DISK.as_secs());
-    assert!(KILL_DEADLINE.as_secs() < deadline::KILL.as_secs());
+    assert!(KILL_DEADLINE.as_secs() + END_DEADLINE.as_secs() < deadline::KILL.as_secs());
     assert!(image::CREATE_DEADLINE.as_secs() < deadline::CREATE_IMAGE.as_secs());
-    assert!(image::INSPECT_DEADLINE.as_secs() < deadline::INSPECT_IMAGE.as_secs());
+    assert!(image::RESIZE_DEADLINE.as_secs() < deadline::RESIZE_IMAGE.as_secs());
 };
 
 /// A backend that runs machines with QEMU and makes images with `qemu-img`.
@@ -56,6 +60,8 @@ const _: () = {
 pub struct Qemu<A> {
     settings: Settings,
     registry: Registry,
+    confinement: Arc<Confinement>,
+    launcher: Launcher,
     acceleration: PhantomData<fn() -> A>,
 }
 
@@ -73,7 +79,7 @@ impl<A: Acceleration> Backend for Qemu<A> {
                 pause: true,
                 reset: true,
                 hot_plug: vec![Bus::VirtioScsi, Bus::VirtioBlk],
-                ..Capabilities::default()
+                resize: true,
             },
             sdk: String::new(),
         }
@@ -86,15 +92,21 @@ impl<A: Acceleration> Backend for Qemu<A> {
                 config.machines_dir
             )));
         }
-        Ok(Self {
-            settings: Settings::parse(A::ACCELERATOR.backend_name(), &config.settings)?,
-            registry: Registry::new(config.machines_dir, context),
-            acceleration: PhantomData,
-        })
+        let settings = Settings::parse(A::ACCELERATOR.backend_name(), &config.settings)?;
+        let registry = Registry::new(config.machines_dir, context.clone());
+        let machines_dir = registry.machines_dir();
+        let confinement = Arc::new(Confinement::new(A::ACCELERATOR, &settings, machines_dir));
+        let launcher = Launcher::new(Arc::clone(&confinement), context);
+        Ok(Self { settings, registry, confinement, launcher, acceleration: PhantomData })
     }
 
     async fn probe(&self) -> Result<Probe, BackendError> {
-        Ok(probe::probe(A::ACCELERATOR, &self.settings).await)
+        let mut probe = probe::probe(A::ACCELERATOR, &self.settings).await;
+        if let Ok(qemu) = program::find(QEMU, self.settings.binary.as_deref()) {
+            let confinement = Arc::clone(&self.confinement);
+            probe.notes = aside(move || confinement.notes(&qemu)).await?;
+        }
+        Ok(probe)
     }
 
     async fn launch(&self, spec: MachineSpec) -> Result<Machine, BackendError> {
@@ -102,19 +114,15 @@ impl<A: Acceleration> Backend for Qemu<A> {
         if let Some(watched) = self.registry.find(id).await? {
             return already_lives(&watched).await;
         }
-        let mark = log::length(&directory.join(QEMU_LOG));
-        let watched = self.start(&spec, &directory)?;
-        let said = || said(&directory, mark);
+        let order = self.order(spec, directory)?;
+        let watched = self.launcher.start(&self.registry, order.clone()).await?;
         match watched.settled(LAUNCH_DEADLINE).await {
             State::Connected(_) => Ok(watched.machine()),
-            State::Ended(why) => Err(start_failed(id, &why, &said())),
+            State::Ended(why) => Err(self.launcher.failed(&order, why).await),
             State::Unreachable(why) => {
                 self.kill(id).await?;
-                Err(timeout(format!(
-                    "machine {id}: QEMU did not answer in {LAUNCH_DEADLINE:?} ({why}) and was \
-                     ended; it said: {}",
-                    said()
-                )))
+                let why = format!("it did not answer in {LAUNCH_DEADLINE:?} ({why}) and was ended");
+                Err(timeout(self.launcher.failed(&order, why).await.message))
             }
         }
     }
@@ -139,15 +147,18 @@ impl<A: Acceleration> Backend for Qemu<A> {
     }
 
     async fn quit(&self, id: Uuid) -> Result<(), BackendError> {
-        let Some(watched) = self.registry.find(id).await? else { return Ok(()) };
+        let Some(watched) = self.registry.find(id).await? else {
+            return self.clear(id).await;
+        };
+        watched.witness().ask();
         let asked = watched.request(Request::Quit).await;
         match asked {
             // QEMU may end before its answer is read: only its end tells.
-            Ok(_) if watched.ended_within(QUIT_DEADLINE).await => Ok(()),
+            Ok(_) if watched.ended_within(QUIT_DEADLINE).await => self.clear(id).await,
             Ok(_) => Err(timeout(format!(
                 "machine {id} was asked to quit and has not in {QUIT_DEADLINE:?}: kill it"
             ))),
-            Err(_) if watched.is_ended() => Ok(()),
+            Err(_) if watched.is_ended() => self.clear(id).await,
             Err(error) => Err(error),
         }
     }
@@ -169,7 +180,19 @@ impl<A: Acceleration> Backend for Qemu<A> {
     }
 
     async fn attach_disk(&self, attachment: DiskAttachment) -> Result<(), BackendError> {
-        self.request(attachment.id, Request::Attach(attachment.disk)).await
+        let DiskAttachment { id, disk } = attachment;
+        let (lender, image) = (Arc::clone(&self.confinement), disk.clone());
+        aside(move || lender.lend(id, &image)).await??;
+        let (path, machines_dir) = (disk.path.clone(), self.registry.machines_dir());
+        match self.request(id, Request::Attach(disk)).await {
+            Err(error)
+                if error.code == ErrorCode::Conflict && failure::is_locked(&error.message) =>
+            {
+                let in_use = aside(move || holder::in_use(&path, &machines_dir)).await?;
+                Err(conflict(format!("machine {id}: {in_use}")))
+            }
+            done => done,
+        }
     }
 
     async fn detach_disk(&self, removal: DiskRemoval) -> Result<Unplug, BackendError> {
@@ -186,10 +209,17 @@ impl<A: Acceleration> Backend for Qemu<A> {
     }
 
     async fn kill(&self, id: Uuid) -> Result<(), BackendError> {
+        let watched = self.registry.watched(id);
+        if let Some(watched) = &watched {
+            watched.witness().ask();
+        }
         for (found, held) in self.registry.held(id).await? {
             kill(&found, &held).await?;
         }
-        Ok(())
+        if let Some(watched) = watched {
+            watched.ended_within(END_DEADLINE).await;
+        }
+        self.clear(id).await
     }
 
     async fn create_image(&self, spec: ImageSpec) -> Result<(), BackendError> {
@@ -197,7 +227,12 @@ impl<A: Acceleration> Backend for Qemu<A> {
     }
 
     async fn inspect_image(&self, image: ImageRef) -> Result<ImageInfo, BackendError> {
-        QemuImg::find(self.settings.qemu_img.as_deref())?.inspect(&image).await
+        image::inspect(image).await
+    }
+
+    async fn resize_image(&self, growth: ImageGrowth) -> Result<(), BackendError> {
+        let qemu_img = QemuImg::find(self.settings.qemu_img.as_deref())?;
+        qemu_img.grow(&growth, &self.registry.machines_dir()).await
     }
 
     async fn delete_image(&self, image: ImageRef) -> Result<(), BackendError> {
@@ -205,7 +240,7 @@ impl<A: Acceleration> Backend for Qemu<A> {
     }
 
     async fn survey(&self) -> Result<Survey, BackendError> {
-        Ok(Survey { machines: self.registry.survey().await?, ended: vec![] })
+        self.registry.survey().await
     }
 }
 
@@ -234,23 +269,30 @@ impl<A: Acceleration> Qemu<A> {
         }
     }
 
-    fn start(&self, spec: &MachineSpec, directory: &Path) -> Result<Arc<Watched>, BackendError> {
+    fn order(&self, spec: MachineSpec, directory: PathBuf) -> Result<Order, BackendError> {
         let program = program::find(QEMU, self.settings.binary.as_deref()).map_err(failed)?;
         let default = A::ACCELERATOR.default_cpu();
         let cpu = self.settings.cpu.as_deref().unwrap_or(default);
         let pid_file = pid_file(&self.registry.machines_dir(), spec.id);
-        let args = command_line::build(
+        let arguments = command_line::build(
             A::ACCELERATOR,
             cpu,
-            spec,
+            &spec,
             &pid_file,
             self.settings.hotplug_ports,
         )?;
-        self.registry
-            .start(spec.id, directory.to_owned(), || spawn::spawn(&program, &args, directory))
-            .map_err(|why| {
-                failed(format!("machine {}: {} was not started: {why}", spec.id, program.display()))
-            })
+        Ok(Order { program, arguments, spec, directory })
+    }
+
+    /// Leaves nothing of a machine whose processes have ended but its directory.
+    async fn clear(&self, id: Uuid) -> Result<(), BackendError> {
+        let Some(cgroup) = self.confinement.cgroup(id) else { return Ok(()) };
+        aside(move || {
+            // Whoever is left in there was started by the machine.
+            cgroup.kill();
+            cgroup.remove();
+        })
+        .await
     }
 }
 
@@ -270,22 +312,6 @@ async fn already_lives(watched: &Watched) -> Result<Machine, BackendError> {
             watched.found().identity.pid
         ))),
     }
-}
-
-fn start_failed(id: Uuid, why: &str, said: &str) -> BackendError {
-    let locked = said.contains(IMAGE_LOCKED);
-    let (code, hint) = if locked {
-        (ErrorCode::Conflict, " (another process has one of its disks open)")
-    } else {
-        (ErrorCode::Failed, "")
-    };
-    BackendError::new(code, format!("machine {id} did not start{hint}: {why}; QEMU said: {said}"))
-}
-
-fn said(directory: &Path, mark: u64) -> String {
-    let file = directory.join(QEMU_LOG);
-    let words = log::since(&file, mark);
-    if words.is_empty() { format!("nothing (see {})", file.display()) } else { words }
 }
 
 async fn kill(found: &Found, held: &Held) -> Result<(), BackendError> {

@@ -1,25 +1,31 @@
-//! Disk images through `qemu-img`: made, read and removed. The format always comes from the
-//! caller; an image's bytes are the guest's and are never probed for one.
+//! Disk images: made and grown by `qemu-img`, read by their headers, and removed. The format always
+//! comes from the caller; an image's bytes are the guest's and are never probed for one.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
-use vman_plugin::{BackendError, ErrorCode, ImageInfo, ImageRef, ImageSpec};
+use vman_plugin::{BackendError, ImageFormat, ImageGrowth, ImageInfo, ImageRef, ImageSpec};
 
+use crate::failure::{is_locked, is_storage_full};
+use crate::files::{For, open_regular};
 use crate::program::{self, Failure, Output, QEMU_IMG};
-use crate::{conflict, failed, invalid, not_found, timeout};
+use crate::{aside, conflict, failed, files, holder, invalid, not_found, timeout};
+
+mod header;
+
+use header::{Fault, SECTOR, Sizes};
 
 /// For `qemu-img create`, which writes metadata only; usually 10 to 20 ms.
 pub(crate) const CREATE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// For `qemu-img info`; usually 10 to 20 ms.
-pub(crate) const INSPECT_DEADLINE: Duration = Duration::from_secs(8);
+/// For `qemu-img resize`, which writes metadata only; usually 10 to 20 ms.
+pub(crate) const RESIZE_DEADLINE: Duration = Duration::from_secs(45);
 
-/// Sizes are told to guests in sectors.
-const SECTOR: u64 = 512;
+/// An image is for its machine's user, or for the daemon's.
+const MODE: u32 = 0o600;
 
 /// `qemu-img`, as set or found.
 #[derive(Debug)]
@@ -34,14 +40,9 @@ impl QemuImg {
     /// is there already is never touched.
     pub(crate) async fn create(&self, spec: &ImageSpec) -> Result<(), BackendError> {
         let path = plain(&spec.path)?;
-        if spec.virtual_size == 0 || !spec.virtual_size.is_multiple_of(SECTOR) {
-            return Err(invalid(format!(
-                "image {path}: its size of {} bytes is not a positive multiple of {SECTOR}",
-                spec.virtual_size
-            )));
-        }
+        sectors(path, spec.virtual_size)?;
         if exists(&spec.path)? {
-            return self.same(spec).await;
+            return same(spec).await;
         }
         let unfinished = unfinished(&spec.path);
         let size = spec.virtual_size.to_string();
@@ -51,59 +52,51 @@ impl QemuImg {
         let output = self.run(&args, CREATE_DEADLINE).await?;
         if !output.success {
             let _ = remove(&unfinished);
-            return Err(failed(format!("image {path} could not be made: {}", output.stderr)));
+            let full = if is_storage_full(&output.stderr) { ": free some space there" } else { "" };
+            return Err(failed(format!("image {path} could not be made: {}{full}", output.stderr)));
         }
         let (from, to) = (unfinished.clone(), spec.path.clone());
         let linked = aside(move || publish(&from, &to)).await?;
         let removed = remove(&unfinished);
         match linked {
             Ok(()) => removed,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.same(spec).await,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => same(spec).await,
             Err(error) => Err(failed(format!("image {path} could not be made: {error}"))),
         }
     }
 
-    async fn same(&self, spec: &ImageSpec) -> Result<(), BackendError> {
-        let image = ImageRef { path: spec.path.clone(), format: spec.format };
-        let there = self.inspect(&image).await?;
-        if there.virtual_size == spec.virtual_size {
+    /// The image must be one that [`inspect`] lets pass: then `qemu-img` opens no other file.
+    pub(crate) async fn grow(
+        &self,
+        growth: &ImageGrowth,
+        machines_dir: &Path,
+    ) -> Result<(), BackendError> {
+        let ImageGrowth { path, format, virtual_size } = growth;
+        let text = plain(path)?;
+        sectors(text, *virtual_size)?;
+        let now = inspect(ImageRef { path: path.clone(), format: *format }).await?.virtual_size;
+        if *virtual_size == now {
             return Ok(());
         }
-        Err(conflict(format!(
-            "image {} is there already, with {} bytes instead of {}: remove it or use another name",
-            spec.path.display(),
-            there.virtual_size,
-            spec.virtual_size
-        )))
-    }
-
-    /// Also while a machine has the image open (`-U`).
-    pub(crate) async fn inspect(&self, image: &ImageRef) -> Result<ImageInfo, BackendError> {
-        let path = plain(&image.path)?;
-        if !exists(&image.path)? {
-            return Err(not_found(format!("image {path} is not there")));
+        if *virtual_size < now {
+            return Err(invalid(format!(
+                "image {text} has {now} bytes and cannot shrink to {virtual_size}: the guest would \
+                 lose its end"
+            )));
         }
-        let format = image.format.name();
-        let args = ["info", "-U", "--output=json", "-f", format, "--", path];
-        let output = self.run(&args, INSPECT_DEADLINE).await?;
-        if !output.success {
-            let other = output.stderr.contains(&format!("Image is not in {format} format"));
-            let code = if other { ErrorCode::Conflict } else { ErrorCode::Failed };
-            return Err(BackendError::new(
-                code,
-                format!("image {path} cannot be read as {format}: {}", output.stderr),
-            ));
+        let size = virtual_size.to_string();
+        let args = ["resize", "-q", "-f", format.name(), "--", text, &size];
+        let output = self.run(&args, RESIZE_DEADLINE).await?;
+        if output.success {
+            let path = path.clone();
+            let synced = aside(move || open_regular(&path, For::Reading)?.sync_all()).await?;
+            return synced.map_err(|error| failed(format!("image {text}: {error}")));
         }
-        let told: Told = serde_json::from_str(&output.stdout)
-            .map_err(|error| failed(format!("image {path}: qemu-img info: {error}")))?;
-        if told.format != format {
-            return Err(conflict(format!("image {path} is {}, not {format}", told.format)));
+        if is_locked(&output.stderr) {
+            let (path, machines_dir) = (path.clone(), machines_dir.to_owned());
+            return Err(conflict(aside(move || holder::in_use(&path, &machines_dir)).await?));
         }
-        Ok(ImageInfo {
-            format: image.format,
-            virtual_size: told.virtual_size,
-            actual_size: told.actual_size,
-        })
+        Err(failed(format!("image {text} could not be made larger: {}", output.stderr)))
     }
 
     async fn run(&self, args: &[&str], deadline: Duration) -> Result<Output, BackendError> {
@@ -114,6 +107,58 @@ impl QemuImg {
     }
 }
 
+/// What is there already is as good as made if it is what would be made.
+async fn same(spec: &ImageSpec) -> Result<(), BackendError> {
+    let there = inspect(ImageRef { path: spec.path.clone(), format: spec.format }).await?;
+    if there.virtual_size == spec.virtual_size {
+        return Ok(());
+    }
+    Err(conflict(format!(
+        "image {} is there already, with {} bytes instead of {}: remove it or use another name",
+        spec.path.display(),
+        there.virtual_size,
+        spec.virtual_size
+    )))
+}
+
+/// Also while a machine has the image open.
+pub(crate) async fn inspect(image: ImageRef) -> Result<ImageInfo, BackendError> {
+    plain(&image.path)?;
+    let ImageRef { path, format } = image;
+    let Sizes { virtual_size, actual_size } = aside(move || check(&path, format)).await??;
+    Ok(ImageInfo { format, virtual_size, actual_size })
+}
+
+/// Looks whether the file can be used as an image of this format. Blocks.
+pub(crate) fn check(path: &Path, format: ImageFormat) -> Result<Sizes, BackendError> {
+    let (text, format_name) = (path.display(), format.name());
+    let file = open_regular(path, For::Reading).map_err(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            not_found(format!("image {text} is not there: restore the file, or delete its disk"))
+        } else if error.kind() == io::ErrorKind::InvalidInput {
+            conflict(format!("image {text}: {error}"))
+        } else {
+            failed(format!("image {text} cannot be opened: {error}"))
+        }
+    })?;
+    header::read(&file, format).map_err(|fault| match fault {
+        Fault::Unreadable(error) => failed(format!("image {text} cannot be read: {error}")),
+        Fault::Foreign(why) => conflict(format!(
+            "image {text} was made as {format_name}: {why}; restore the file, or delete its disk"
+        )),
+        Fault::Unusable(why) => failed(format!("image {text} cannot be used: {why}")),
+    })
+}
+
+fn sectors(path: &str, virtual_size: u64) -> Result<(), BackendError> {
+    if virtual_size != 0 && virtual_size.is_multiple_of(SECTOR) {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "image {path}: its size of {virtual_size} bytes is not a positive multiple of {SECTOR}"
+    )))
+}
+
 /// Needs no `qemu-img`.
 pub(crate) async fn delete(image: ImageRef) -> Result<(), BackendError> {
     plain(&image.path)?;
@@ -122,22 +167,6 @@ pub(crate) async fn delete(image: ImageRef) -> Result<(), BackendError> {
         remove(&image.path)
     })
     .await?
-}
-
-/// On a thread that may wait: writing back or freeing a large file takes the kernel seconds.
-async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, BackendError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| failed(format!("the work on an image was cut short: {error}")))
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Told {
-    format: String,
-    virtual_size: u64,
-    actual_size: u64,
 }
 
 fn unfinished(path: &Path) -> PathBuf {
@@ -156,7 +185,9 @@ fn plain(path: &Path) -> Result<&str, BackendError> {
 /// Written down before it has its name, and the name before it is told of: a power failure leaves
 /// no image that the record knows and the disk does not.
 fn publish(unfinished: &Path, path: &Path) -> io::Result<()> {
-    File::open(unfinished)?.sync_all()?;
+    let file = File::open(unfinished)?;
+    file.set_permissions(Permissions::from_mode(MODE))?;
+    file.sync_all()?;
     fs::hard_link(unfinished, path)?;
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
@@ -166,11 +197,6 @@ fn exists(path: &Path) -> Result<bool, BackendError> {
 }
 
 fn remove(path: &Path) -> Result<(), BackendError> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => {
-            Err(failed(format!("image {} could not be removed: {error}", path.display())))
-        }
-    }
+    files::remove(path)
+        .map_err(|error| failed(format!("image {} could not be removed: {error}", path.display())))
 }

@@ -7,15 +7,24 @@
 //! directory is the machine's, where its sockets and logs are.
 
 mod accelerator;
+mod aftermath;
 mod backend;
 mod block;
+mod cgroup;
 mod command_line;
+mod confine;
 mod devices;
 mod disks;
+mod exit;
+mod failure;
+mod files;
+mod holder;
 mod image;
 mod kvm_probe;
+mod launch;
 mod log;
 mod machine;
+mod owner;
 mod probe;
 mod process;
 mod program;
@@ -30,6 +39,14 @@ pub use backend::Qemu;
 pub use command_line::{CONSOLE_LOG, CONSOLE_SOCKET, PID_FILE, QEMU_LOG, QMP_SOCKET};
 
 use vman_plugin::{BackendError, ErrorCode};
+
+/// On a thread that may wait: on a slow file system the kernel takes its time.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, BackendError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| failed(format!("work on files or processes was cut short: {error}")))
+}
 
 fn invalid(message: impl Into<String>) -> BackendError {
     BackendError::new(ErrorCode::Invalid, message)

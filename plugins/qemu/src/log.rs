@@ -1,10 +1,13 @@
-//! Log files in a machine's directory: kept small while QEMU writes them, and read from their end.
-//! What is in them is the guest's and QEMU's and is not interpreted here.
+//! Log files in a machine's directory: begun anew, kept small while QEMU writes them, and read from
+//! their end. What is in them is the guest's and QEMU's and is not interpreted here.
+//!
+//! The directory is the machine's own, so no name in it is followed or written to blindly (`files`).
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use crate::files::{For, create_new, open_single, remove};
 
 /// Bytes a log may have before its older part is dropped. It may pass this between two checks.
 pub(crate) const MAX_LOG: u64 = 4 * 1024 * 1024;
@@ -22,11 +25,20 @@ pub(crate) fn older(log: &Path) -> PathBuf {
     name.into()
 }
 
+/// A new log; what was there goes to [`older`], replacing what was there before.
+pub(crate) fn begin(log: &Path) -> io::Result<File> {
+    match fs::rename(log, older(log)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    create_new(log)
+}
+
 /// Cuts a log that passed `max` bytes: its last part becomes `<log>.1`, replacing the one before,
 /// and the log starts anew. QEMU appends (`O_APPEND`), so it goes on at the new end; what it
 /// writes between the copy and the cut is lost. True if it was cut. Blocks.
 pub(crate) fn cap(log: &Path, max: u64) -> io::Result<bool> {
-    let file = match OpenOptions::new().read(true).write(true).open(log) {
+    let file = match open_single(log, For::Writing) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
@@ -34,31 +46,30 @@ pub(crate) fn cap(log: &Path, max: u64) -> io::Result<bool> {
     if file.metadata()?.len() <= max {
         return Ok(false);
     }
-    let last = read_end(&file, KEPT)?;
-    OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(older(log))?
-        .write_all(&last)?;
+    let kept = keep(&file, log);
+    // Also when nothing could be kept: the log must not fill the storage.
     file.set_len(0)?;
-    Ok(true)
+    kept.map(|()| true)
 }
 
-/// A log's length now; 0 if it is not there. With [`since`] it tells one run's words from those
-/// before.
-pub(crate) fn length(log: &Path) -> u64 {
-    std::fs::metadata(log).map_or(0, |metadata| metadata.len())
+fn keep(file: &File, log: &Path) -> io::Result<()> {
+    let last = read_end(file, KEPT)?;
+    let older = older(log);
+    remove(&older)?;
+    create_new(&older)?.write_all(&last)
 }
 
-/// The end of what was written after `mark`, on one line, at most [`TAIL`] bytes; empty if nothing
-/// can be read.
-pub(crate) fn since(log: &Path, mark: u64) -> String {
-    let written = length(log).saturating_sub(mark);
-    let bytes = File::open(log).and_then(|file| read_end(&file, written.min(TAIL)));
+/// The end of a log, its lines joined to one, at most [`TAIL`] bytes; empty if nothing can be read.
+pub(crate) fn tail(log: &Path) -> String {
+    let bytes = open_single(log, For::Reading).and_then(|file| read_end(&file, TAIL));
     let text = String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned();
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" | ")
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !is_benign(line));
+    lines.collect::<Vec<_>>().join(" | ")
+}
+
+/// QEMU says this on every start where the accelerator lacks a feature of the CPU model.
+fn is_benign(line: &str) -> bool {
+    line.contains("warning:") && line.contains("doesn't support requested feature: CPUID")
 }
 
 fn read_end(mut file: &File, bytes: u64) -> io::Result<Vec<u8>> {
@@ -71,6 +82,8 @@ fn read_end(mut file: &File, bytes: u64) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
     use super::*;
 
     #[test]
@@ -100,14 +113,61 @@ mod tests {
     }
 
     #[test]
-    fn since_shows_only_what_came_after_the_mark() {
+    fn a_new_log_keeps_the_one_before_beside_it() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("qemu.log");
-        std::fs::write(&log, "old\n").unwrap();
-        let mark = length(&log);
-        let mut writer = OpenOptions::new().append(true).open(&log).unwrap();
-        writer.write_all(b"new one\n\nnew two\n").unwrap();
-        assert_eq!(since(&log, mark), "new one | new two");
-        assert_eq!(since(&folder.path().join("absent"), 0), "");
+        begin(&log).unwrap().write_all(b"one").unwrap();
+        assert_eq!(tail(&log), "one");
+        begin(&log).unwrap();
+        assert_eq!(tail(&log), "");
+        assert_eq!(fs::read(older(&log)).unwrap(), b"one");
+    }
+
+    #[test]
+    fn the_tail_leaves_out_empty_lines_and_warnings_that_mean_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("qemu.log");
+        let benign = "qemu-system-x86_64: warning: TCG doesn't support requested feature: \
+                      CPUID.01H:ECX.x2apic [bit 21]";
+        fs::write(&log, format!("{benign}\nnew one\n\nwarning: new two\n")).unwrap();
+        assert_eq!(tail(&log), "new one | warning: new two");
+        assert_eq!(tail(&folder.path().join("absent")), "");
+    }
+
+    #[test]
+    fn a_link_planted_for_a_log_is_neither_read_nor_cut_nor_written_through() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, victim) = (folder.path().join("console.log"), folder.path().join("victim"));
+        let words = vec![b'v'; 100];
+        fs::write(&victim, &words).unwrap();
+        std::os::unix::fs::symlink(&victim, &log).unwrap();
+        cap(&log, 10).unwrap_err();
+        assert_eq!(tail(&log), "");
+        drop(begin(&log).unwrap());
+        fs::remove_file(older(&log)).unwrap();
+        // The name beside the log, to which its end is written.
+        for plant in [true, false] {
+            fs::write(&log, [b'a'; 50]).unwrap();
+            let older = older(&log);
+            let _ = fs::remove_file(&older);
+            if plant {
+                std::os::unix::fs::symlink(&victim, &older).unwrap();
+            } else {
+                fs::hard_link(&victim, &older).unwrap();
+            }
+            assert!(cap(&log, 10).unwrap());
+            assert_eq!(fs::read(&older).unwrap(), [b'a'; 50]);
+        }
+        assert_eq!(fs::read(&victim).unwrap(), words);
+    }
+
+    #[test]
+    fn a_log_is_cut_also_when_its_end_cannot_be_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("console.log");
+        fs::write(&log, [b'a'; 50]).unwrap();
+        fs::create_dir(older(&log)).unwrap();
+        cap(&log, 10).unwrap_err();
+        assert_eq!(fs::metadata(&log).unwrap().len(), 0);
     }
 }

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -18,8 +17,10 @@ use vman_plugin::{
     RunState, Unplug,
 };
 
+use crate::aftermath::Aftermath;
 use crate::command_line::{CONSOLE_LOG, QEMU_LOG};
 use crate::disks::Release;
+use crate::exit::Witness;
 use crate::process::{Found, Held};
 use crate::qmp::COMMAND_DEADLINE;
 use crate::talk::Talk;
@@ -117,20 +118,17 @@ pub(crate) struct Watched {
     held: Arc<Held>,
     seen: watch::Receiver<Seen>,
     requests: mpsc::Sender<(Request, Answer)>,
+    witness: Arc<Witness>,
     task: AbortHandle,
 }
 
 pub(crate) type Answer = oneshot::Sender<Result<Reply, BackendError>>;
 
 impl Watched {
-    /// Takes up a machine whose process is held; `child` where it is ours to wait for.
-    pub(crate) fn start(
-        found: Found,
-        directory: PathBuf,
-        held: Arc<Held>,
-        child: Option<Child>,
-        context: BackendContext,
-    ) -> Arc<Self> {
+    /// Takes up a machine whose process is held.
+    pub(crate) fn start(aftermath: Aftermath, context: BackendContext) -> Arc<Self> {
+        let (found, held) = (aftermath.found.clone(), Arc::clone(&aftermath.held));
+        let (directory, witness) = (aftermath.directory.clone(), Arc::clone(&aftermath.witness));
         let state = State::Unreachable("not connected yet".to_owned());
         let (told, seen) = watch::channel(Seen { state, heard: Instant::now(), disks: None });
         let (requests, waiting) = mpsc::channel(MAX_REQUESTS);
@@ -140,19 +138,24 @@ impl Watched {
             directory.clone(),
             Arc::clone(&told),
             waiting,
+            Arc::clone(&witness),
             context.clone(),
         );
         let (id, process) = (found.id, Arc::clone(&held));
         let task = tokio::spawn(async move {
-            let reason = tokio::select! {
-                reason = ended(&process, child) => reason,
+            let ended = tokio::select! {
+                ended = process.ended() => ended,
                 never = talk.talk() => match never {},
                 never = cap_logs(directory) => match never {},
+            };
+            let reason = match ended {
+                Ok(()) => aftermath.settle().await,
+                Err(error) => format!("QEMU could not be watched any longer: {error}"),
             };
             told.send_modify(|seen| seen.state = State::Ended(reason.clone()));
             context.emit(Event::MachineEnded { id, reason });
         });
-        Arc::new(Self { found, held, seen, requests, task: task.abort_handle() })
+        Arc::new(Self { found, held, seen, requests, witness, task: task.abort_handle() })
     }
 
     pub(crate) fn found(&self) -> &Found {
@@ -170,6 +173,11 @@ impl Watched {
     /// The process, held since it was verified to be this machine's.
     pub(crate) fn held(&self) -> Arc<Held> {
         Arc::clone(&self.held)
+    }
+
+    /// To be told before the machine is made to end.
+    pub(crate) fn witness(&self) -> &Witness {
+        &self.witness
     }
 
     /// What is known now, without waiting; `None` if the machine has ended.
@@ -284,19 +292,6 @@ impl Drop for Watched {
         if !self.held.has_ended() {
             self.task.abort();
         }
-    }
-}
-
-/// Waits for the process, and for the child's exit status where it is ours to have.
-async fn ended(held: &Held, child: Option<Child>) -> String {
-    if let Some(mut child) = child
-        && let Ok(status) = child.wait().await
-    {
-        return format!("QEMU ended ({status})");
-    }
-    match held.ended().await {
-        Ok(()) => "QEMU ended (it was started by an earlier daemon: no exit status)".to_owned(),
-        Err(error) => format!("QEMU could not be watched any longer: {error}"),
     }
 }
 

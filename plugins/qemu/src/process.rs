@@ -2,7 +2,7 @@
 //! one. It knows no control socket. Blocking reads of `/proc` only; callers choose the thread.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use procfs::process::{Process, all_processes};
@@ -14,7 +14,9 @@ use uuid::Uuid;
 use vman_plugin::ProcessIdentity;
 
 use crate::command_line::{PID_FILE_OPTION, UUID_OPTION, pid_file};
-use crate::spawn::wait_on;
+use crate::exit::Status;
+use crate::owner::Owner;
+use crate::spawn::{exit_of, wait_on};
 
 /// A living machine, as `/proc` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +95,17 @@ impl Held {
         matches!(rustix::event::poll(&mut poll, Some(&at_once)), Ok(1..))
     }
 
+    /// How the process ended, which it must have; of a child of ours, waits for it. `identity` is
+    /// the process's.
+    pub(crate) fn status(&self, identity: &ProcessIdentity) -> Status {
+        let look = || exit_of(self.pidfd.get_ref().as_fd());
+        // Until its own parent has waited for it only `/proc` tells, and then only the descriptor.
+        [look(), zombie(identity), look()]
+            .into_iter()
+            .find(|status| *status != Status::Unseen)
+            .unwrap_or(Status::Unseen)
+    }
+
     /// SIGKILL; a process that has ended already is a success.
     pub(crate) fn kill(&self) -> io::Result<()> {
         match pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL) {
@@ -114,13 +127,25 @@ fn hold(pid: u32) -> io::Result<Option<Held>> {
     }
 }
 
-/// The machine a process runs, and its start time. A zombie runs none, and neither does another
-/// user's process, whatever its command line says.
-fn machine_of(process: &Process, machines_dir: &Path) -> Option<(Uuid, u64)> {
-    if process.uid().ok()? != rustix::process::geteuid().as_raw() {
+/// What `/proc` shows of a process that has ended and was not waited for by its parent.
+fn zombie(identity: &ProcessIdentity) -> Status {
+    let stat = i32::try_from(identity.pid).ok().and_then(|pid| Process::new(pid).ok()?.stat().ok());
+    match stat.filter(|stat| stat.starttime == identity.start_time && stat.state == 'Z') {
+        Some(stat) => stat.exit_code.map_or(Status::Unseen, Status::from_wait),
+        None => Status::Unseen,
+    }
+}
+
+/// The machine a process runs, and its start time. A zombie runs none, and neither does a process
+/// of any user but ours and the one the machine's directory belongs to, whatever its command line
+/// says.
+pub(crate) fn machine_of(process: &Process, machines_dir: &Path) -> Option<(Uuid, u64)> {
+    let id = machine_in(&process.cmdline().ok()?, machines_dir)?;
+    let uid = process.uid().ok()?;
+    let owner = || Owner::of(&machines_dir.join(id.to_string()));
+    if uid != Owner::daemon().uid && owner().is_none_or(|owner| owner.uid != uid) {
         return None;
     }
-    let id = machine_in(&process.cmdline().ok()?, machines_dir)?;
     let stat = process.stat().ok()?;
     (!matches!(stat.state, 'Z' | 'X')).then_some((id, stat.starttime))
 }

@@ -5,16 +5,25 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::process::Child;
+use futures_util::future::join_all;
+use rustix::process::{Pid, Signal, kill_process};
 use uuid::Uuid;
 use vman_plugin::{
-    BackendContext, BackendError, Control, Machine, MachineSighting, ProcessIdentity,
+    BackendContext, BackendError, Control, Machine, MachineSighting, ProcessIdentity, Survey,
 };
 
+use crate::aftermath::Aftermath;
+use crate::cgroup::Cgroup;
+use crate::exit::Ends;
 use crate::failed;
 use crate::machine::Watched;
 use crate::process::{self, Found, Held};
+use crate::spawn::SpawnError;
+
+/// For the cause of an end that was seen just before a survey to be found; usually a millisecond.
+const END_DEADLINE: Duration = Duration::from_millis(100);
 
 /// Bounded by the machines that live: an ended one leaves the list when it is next looked at.
 #[derive(Debug)]
@@ -22,11 +31,12 @@ pub(crate) struct Registry {
     machines_dir: PathBuf,
     context: BackendContext,
     watched: Mutex<HashMap<Uuid, Arc<Watched>>>,
+    ends: Arc<Ends>,
 }
 
 impl Registry {
     pub(crate) fn new(machines_dir: PathBuf, context: BackendContext) -> Self {
-        Self { machines_dir, context, watched: Mutex::default() }
+        Self { machines_dir, context, watched: Mutex::default(), ends: Arc::default() }
     }
 
     /// The folder of the machines' directories, without symlinks where it exists: so it is the
@@ -37,8 +47,8 @@ impl Registry {
 
     /// The living machine of this id, watched from now on if it was not; `None` if there is none.
     pub(crate) async fn find(&self, id: Uuid) -> Result<Option<Arc<Watched>>, BackendError> {
-        if let Some(watched) = self.list().get(&id).filter(|watched| !watched.is_ended()) {
-            return Ok(Some(Arc::clone(watched)));
+        if let Some(watched) = self.watched(id) {
+            return Ok(Some(watched));
         }
         let found = self.scan().await?.into_iter().find(|found| found.id == id);
         found.map_or(Ok(None), |found| self.take_up(&found))
@@ -46,50 +56,92 @@ impl Registry {
 
     /// The machine of exactly this process; `None` if it is gone.
     pub(crate) fn take_up(&self, found: &Found) -> Result<Option<Arc<Watched>>, BackendError> {
-        take_up(&mut self.list(), found, &self.machines_dir(), &self.context)
+        self.take_up_in(&mut self.list(), found)
     }
 
-    /// Starts a process and watches it, so that no survey in between takes it up without its
-    /// child: the list is held meanwhile, which fork and exec bound.
+    /// The watched machine of `found`'s id, which may be another process than `found`'s.
+    fn take_up_in(
+        &self,
+        list: &mut HashMap<Uuid, Arc<Watched>>,
+        found: &Found,
+    ) -> Result<Option<Arc<Watched>>, BackendError> {
+        if let Some(watched) = list.get(&found.id).filter(|watched| !watched.is_ended()) {
+            return Ok(Some(Arc::clone(watched)));
+        }
+        Ok(hold(found, &self.machines_dir())?.map(|held| self.watch(list, found.clone(), held)))
+    }
+
+    fn watch(
+        &self,
+        list: &mut HashMap<Uuid, Arc<Watched>>,
+        found: Found,
+        held: Held,
+    ) -> Arc<Watched> {
+        let (id, machines_dir) = (found.id, self.machines_dir());
+        let aftermath = Aftermath {
+            cgroup: Cgroup::of_process(found.identity.pid, &machines_dir, id),
+            directory: machines_dir.join(id.to_string()),
+            found,
+            held: Arc::new(held),
+            witness: Arc::default(),
+            ends: Arc::clone(&self.ends),
+        };
+        let watched = Watched::start(aftermath, self.context.clone());
+        list.insert(id, Arc::clone(&watched));
+        watched
+    }
+
+    /// Starts a process and watches it, so that no survey in between takes it up as a stranger's:
+    /// the list is held meanwhile, which fork and exec bound. `spawn` gives the pid of a child.
     pub(crate) fn start(
         &self,
         id: Uuid,
-        directory: PathBuf,
-        spawn: impl FnOnce() -> io::Result<Child>,
-    ) -> Result<Arc<Watched>, String> {
+        spawn: impl FnOnce() -> Result<u32, SpawnError>,
+    ) -> Result<Arc<Watched>, SpawnError> {
         let mut list = self.list();
-        let mut child = spawn().map_err(|error| error.to_string())?;
-        let (held, identity) = hold_child(&child).inspect_err(|_| {
-            // It was not waited for, so its pid is its own. If this fails it has ended already.
-            let _ = child.start_kill();
-        })?;
-        let found = Found { id, identity };
-        let watched =
-            Watched::start(found, directory, Arc::new(held), Some(child), self.context.clone());
-        list.insert(id, Arc::clone(&watched));
-        Ok(watched)
+        let pid = spawn()?;
+        let (held, identity) = hold_child(pid).map_err(SpawnError::Prepare)?;
+        Ok(self.watch(&mut list, Found { id, identity }, held))
     }
 
-    /// Every living machine. One that is watched is told by its held process, not by `/proc`: so
-    /// it is never missed.
-    pub(crate) async fn survey(&self) -> Result<Vec<MachineSighting>, BackendError> {
+    /// Every living machine, and the last ends. A machine that is watched is told by its held
+    /// process, not by `/proc`: so it is never missed.
+    pub(crate) async fn survey(&self) -> Result<Survey, BackendError> {
         let all = self.scan().await?;
-        let (mut list, machines_dir) = (self.list(), self.machines_dir());
         let mut twins = Vec::new();
         for found in all {
-            if let Some(watched) = take_up(&mut list, &found, &machines_dir, &self.context)?
+            if let Some(watched) = self.take_up_in(&mut self.list(), &found)?
                 && watched.found() != &found
             {
                 twins.push(twin(found, &watched));
             }
         }
-        list.retain(|_, watched| !watched.is_ended());
-        Ok(list.values().filter_map(|watched| watched.sighting()).chain(twins).collect())
+        self.forget_ended().await;
+        let list = self.list();
+        let machines = list.values().filter_map(|watched| watched.sighting()).chain(twins);
+        Ok(Survey { machines: machines.collect(), ended: self.ends.all() })
+    }
+
+    /// Waits a little for each machine that has just ended to be among the ends: absent without
+    /// one, it would be told as one that nobody watched.
+    async fn forget_ended(&self) {
+        let ended = |list: &HashMap<Uuid, Arc<Watched>>| -> Vec<_> {
+            list.values().filter(|watched| watched.is_ended()).cloned().collect()
+        };
+        let ended = ended(&self.list());
+        join_all(ended.iter().map(|watched| watched.ended_within(END_DEADLINE))).await;
+        let gone = |watched: &Arc<Watched>| ended.iter().any(|other| Arc::ptr_eq(watched, other));
+        self.list().retain(|_, watched| !gone(watched));
+    }
+
+    /// The machine of this id, if it is watched and lives.
+    pub(crate) fn watched(&self, id: Uuid) -> Option<Arc<Watched>> {
+        self.list().get(&id).filter(|watched| !watched.is_ended()).cloned()
     }
 
     /// Every process of this machine, held and verified; usually one.
     pub(crate) async fn held(&self, id: Uuid) -> Result<Vec<(Found, Arc<Held>)>, BackendError> {
-        let watched = self.list().get(&id).filter(|watched| !watched.is_ended()).cloned();
+        let watched = self.watched(id);
         let mut all: Vec<_> =
             watched.iter().map(|watched| (watched.found().clone(), watched.held())).collect();
         for found in self.scan().await? {
@@ -123,29 +175,15 @@ fn hold(found: &Found, machines_dir: &Path) -> Result<Option<Held>, BackendError
         .map_err(|error| failed(format!("machine {}: process {pid}: {error}", found.id)))
 }
 
-fn hold_child(child: &Child) -> Result<(Held, ProcessIdentity), String> {
-    let pid = child.id().ok_or("QEMU has no process id")?;
-    let held = Held::child(pid).map_err(|error| format!("pidfd_open({pid}): {error}"))?;
-    Ok((held, process::identity_of_child(pid)?))
-}
-
-/// The watched machine of `found`'s id, which may be another process than `found`'s.
-fn take_up(
-    list: &mut HashMap<Uuid, Arc<Watched>>,
-    found: &Found,
-    machines_dir: &Path,
-    context: &BackendContext,
-) -> Result<Option<Arc<Watched>>, BackendError> {
-    if let Some(watched) = list.get(&found.id).filter(|watched| !watched.is_ended()) {
-        return Ok(Some(Arc::clone(watched)));
-    }
-    Ok(hold(found, machines_dir)?.map(|held| {
-        let directory = machines_dir.join(found.id.to_string());
-        let watched =
-            Watched::start(found.clone(), directory, Arc::new(held), None, context.clone());
-        list.insert(found.id, Arc::clone(&watched));
-        watched
-    }))
+/// A child that was not waited for, so that its pid is its own.
+fn hold_child(pid: u32) -> io::Result<(Held, ProcessIdentity)> {
+    let held = Held::child(pid)
+        .and_then(|held| Ok((held, process::identity_of_child(pid).map_err(io::Error::other)?)));
+    held.inspect_err(|_| {
+        // If this fails it has ended already.
+        let pid = Pid::from_raw(pid.cast_signed());
+        let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
+    })
 }
 
 fn twin(found: Found, watched: &Watched) -> MachineSighting {

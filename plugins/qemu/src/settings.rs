@@ -7,6 +7,16 @@ use serde::Deserialize;
 use vman_plugin::BackendError;
 
 use crate::invalid;
+use crate::owner::{LEAST_UID_BASE, UID_BASE, UIDS};
+
+/// Of something that is done wherever the host allows it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Switch {
+    #[default]
+    Auto,
+    Off,
+}
 
 /// The root bus has 32 slots for all devices together.
 const MAX_HOTPLUG_PORTS: usize = 16;
@@ -24,11 +34,25 @@ pub(crate) struct Settings {
     /// How many virtio-blk disks a running machine can gain beside those it started with:
     /// 0 ..= [`MAX_HOTPLUG_PORTS`]. Each makes every start 0.5 ms longer, needed or not.
     pub(crate) hotplug_ports: usize,
+    /// Whether each machine runs as a user of its own.
+    pub(crate) user: Switch,
+    /// The first of those users' numbers; the range is [`UIDS`] long.
+    pub(crate) uid_base: u32,
+    /// Whether each machine has a cgroup of its own.
+    pub(crate) cgroup: Switch,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { binary: None, qemu_img: None, cpu: None, hotplug_ports: 1 }
+        Self {
+            binary: None,
+            qemu_img: None,
+            cpu: None,
+            hotplug_ports: 1,
+            user: Switch::Auto,
+            uid_base: UID_BASE,
+            cgroup: Switch::Auto,
+        }
     }
 }
 
@@ -63,6 +87,15 @@ impl Settings {
                 settings.hotplug_ports
             )));
         }
+        // The last number is "no change" to chown(2) and setresuid(2), and so no user's.
+        let last = u32::MAX - 2 - UIDS;
+        if !(LEAST_UID_BASE..=last).contains(&settings.uid_base) {
+            return Err(invalid(format!(
+                "{table} uid_base = {} is not from {LEAST_UID_BASE} to {last}: name the first of \
+                 {UIDS} user numbers that nobody else uses, or leave it out for {UID_BASE}",
+                settings.uid_base
+            )));
+        }
         Ok(settings)
     }
 }
@@ -91,14 +124,14 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let json =
-            json!({"binary": "/opt/q", "qemu_img": "/opt/i", "cpu": "host,-arch-capabilities",
-                   "hotplug_ports": 0});
+        let json = json!({"binary": "/opt/q", "qemu_img": "/opt/i", "cpu": "host,-arch-capabilities",
+                   "user": "off", "uid_base": 70_000, "cgroup": "off", "hotplug_ports": 0});
         let settings = Settings::parse("qemu-kvm", &json).unwrap();
         assert_eq!(settings.binary, Some("/opt/q".into()));
         assert_eq!(settings.qemu_img, Some("/opt/i".into()));
         assert_eq!(settings.cpu.as_deref(), Some("host,-arch-capabilities"));
-        assert_eq!(settings.hotplug_ports, 0);
+        assert_eq!((settings.user, settings.cgroup), (Switch::Off, Switch::Off));
+        assert_eq!((settings.uid_base, settings.hotplug_ports), (70_000, 0));
     }
 
     #[test]
@@ -111,10 +144,14 @@ mod tests {
     #[test]
     fn a_value_that_cannot_work_is_refused_by_its_key() {
         assert!(refusal(json!({"binary": "qemu"})).contains("binary"));
-        assert!(refusal(json!({"hotplug_ports": 17})).contains("hotplug_ports"));
         assert!(refusal(json!({"cpu": ""})).contains("cpu"));
         assert!(refusal(json!({"cpu": "-help"})).contains("cpu"));
         assert!(refusal(json!({"cpu": "a b"})).contains("cpu"));
         assert!(refusal(json!({"cpu": 3})).contains("string"));
+        assert!(refusal(json!({"hotplug_ports": 17})).contains("hotplug_ports"));
+        assert!(refusal(json!({"user": "root"})).contains("`auto`"));
+        for base in [0, 1000, LEAST_UID_BASE - 1, u32::MAX - UIDS, u32::MAX] {
+            assert!(refusal(json!({"uid_base": base})).contains("uid_base"), "{base}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use vman_plugin::{BackendContext, BackendError, Event, LogLevel, RunState};
 
 use crate::disks::{Disks, Fault, Unplugging};
+use crate::exit::Witness;
 use crate::machine::{Answer, Reply, Request, Seen, State};
 use crate::process::Found;
 use crate::qmp::{Connection, Notice, QmpError};
@@ -38,6 +39,7 @@ pub(crate) struct Talk {
     directory: PathBuf,
     told: Arc<watch::Sender<Seen>>,
     requests: mpsc::Receiver<(Request, Answer)>,
+    witness: Arc<Witness>,
     context: BackendContext,
     disks: Disks,
     pause: Duration,
@@ -51,6 +53,7 @@ impl Talk {
         directory: PathBuf,
         told: Arc<watch::Sender<Seen>>,
         requests: mpsc::Receiver<(Request, Answer)>,
+        witness: Arc<Witness>,
         context: BackendContext,
     ) -> Self {
         let disks = Disks::new(found.id);
@@ -59,6 +62,7 @@ impl Talk {
             directory,
             told,
             requests,
+            witness,
             context,
             disks,
             pause: STARTING_PAUSE,
@@ -277,6 +281,7 @@ impl Talk {
 
     /// Known first, told after: whoever is woken by the event surveys.
     fn tell(&self, run_state: RunState) {
+        self.witness.saw(run_state);
         let new = State::Connected(run_state);
         let mut changed = false;
         self.told.send_if_modified(|seen| {

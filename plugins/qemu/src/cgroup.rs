@@ -1,0 +1,368 @@
+//! A cgroup (v2) for each machine, with limits where the host has the controllers: made before the
+//! machine, which begins inside, and removed after it. Ends no process but what is left in the
+//! cgroup of a machine that was told to end.
+//!
+//! They are below the daemon's own cgroup: `vman/<machines' folder, hashed>/<machine id>`. Where
+//! that is delegated to the daemon (systemd's `Delegate=yes`) the daemon's processes are moved to
+//! a leaf of it first: only a cgroup without processes of its own can hand controllers down.
+//! The rules are those of the kernel's Documentation/admin-guide/cgroup-v2.rst.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use procfs::ProcError;
+use procfs::process::Process;
+use rustix::fs::{OFlags, open};
+use rustix::io::Errno;
+use uuid::Uuid;
+
+const ROOT: &str = "vman";
+/// Where the daemon's own processes are put in a delegated cgroup.
+const DAEMON: &str = "vman-daemon";
+/// What limits a machine needs.
+const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// systemd sets these on a cgroup that it leaves to its service: systemd.resource-control(5).
+const DELEGATED: [&str; 2] = ["user.delegate", "trusted.delegate"];
+
+/// The period of a processor limit, in microseconds: the kernel's default.
+const CPU_PERIOD_US: u64 = 100_000;
+/// Threads beside the vCPUs': QEMU's main loop, and the workers that do its file I/O, 64 at most
+/// for each I/O loop.
+const THREADS_BESIDE: u64 = 256;
+/// Attempts to make a cgroup while another machine's end removes the emptied ones above it.
+const MAKE_ATTEMPTS: usize = 4;
+/// A process that has ended may count for a moment more, and so keep its cgroup from going.
+const REMOVE_ATTEMPTS: usize = 20;
+const REMOVE_PAUSE: Duration = Duration::from_millis(5);
+
+/// What a machine may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// The guest's and the emulator's, in bytes.
+    pub(crate) memory: u64,
+    pub(crate) cpu_count: u32,
+}
+
+/// The place for the cgroups of one folder of machines.
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroups {
+    /// The daemon's own cgroup, or the delegated one it is a leaf of.
+    base: PathBuf,
+    tree: PathBuf,
+}
+
+impl Cgroups {
+    /// The error says why there can be none.
+    pub(crate) fn find(machines_dir: &Path) -> Result<Self, String> {
+        let own = own_cgroup()?;
+        let leaf = own.file_name().is_some_and(|name| name == DAEMON);
+        let base = own.parent().filter(|_| leaf).unwrap_or(&own).to_owned();
+        Ok(Self::below(base, machines_dir))
+    }
+
+    fn below(base: PathBuf, machines_dir: &Path) -> Self {
+        let tree = base.join(ROOT).join(name(machines_dir));
+        Self { base, tree }
+    }
+
+    /// Makes the place ready. The error says why no cgroup can be made; the text is of the limits
+    /// that cannot be set, and why; empty if all can.
+    pub(crate) fn prepare(&self) -> Result<String, String> {
+        let trouble =
+            |error| format!("no cgroup can be made below {}: {error}", self.base.display());
+        fs::create_dir_all(&self.tree).map_err(trouble)?;
+        let missing = self.missing().map_err(trouble)?;
+        if missing.is_empty() {
+            return Ok(String::new());
+        }
+        Ok(format!("no limits on {}: {}", missing.join(", "), self.why_missing(&missing)))
+    }
+
+    /// Hands the controllers down to the machines' cgroups, and says which could not be.
+    fn missing(&self) -> io::Result<Vec<&'static str>> {
+        let mut missing = CONTROLLERS.to_vec();
+        missing.retain(|controller| !has_controller(&self.base, controller));
+        if missing.len() < CONTROLLERS.len() && is_delegated(&self.base) {
+            self.move_daemon()?;
+        }
+        for folder in [Some(self.base.as_path()), self.tree.parent(), Some(&self.tree)] {
+            let control = folder.unwrap_or(&self.base).join("cgroup.subtree_control");
+            for controller in CONTROLLERS {
+                let word = format!("+{controller}");
+                if !missing.contains(&controller) && fs::write(&control, word).is_err() {
+                    missing.push(controller);
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    fn why_missing(&self, missing: &[&str]) -> String {
+        let base = self.base.display();
+        if missing.iter().any(|controller| has_controller(&self.base, controller)) {
+            return format!(
+                "{base} has processes of its own and was not left to the daemon; run it as a \
+                 service with Delegate=yes"
+            );
+        }
+        let there = fs::read_to_string(self.base.join("cgroup.controllers")).unwrap_or_default();
+        let there = if there.trim().is_empty() { "none" } else { there.trim() };
+        format!(
+            "{base} does not have these controllers of cgroup v2 (it has: {there}); run vman as a \
+             service with Delegate=yes, on a host that uses cgroup v2 alone"
+        )
+    }
+
+    /// Every process of the delegated cgroup itself, the daemon first of all, goes to the leaf.
+    fn move_daemon(&self) -> io::Result<()> {
+        let processes = fs::read_to_string(self.base.join("cgroup.procs"))?;
+        if processes.is_empty() {
+            return Ok(());
+        }
+        let leaf = self.base.join(DAEMON);
+        fs::create_dir_all(&leaf)?;
+        for process in processes.lines() {
+            match fs::write(leaf.join("cgroup.procs"), process) {
+                Err(error) if error.raw_os_error() != Some(Errno::SRCH.raw_os_error()) => {
+                    return Err(error);
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A new cgroup for a machine that does not live, open to begin in.
+    pub(crate) fn make(&self, id: Uuid, limits: Limits) -> io::Result<OwnedFd> {
+        let own = self.tree.join(id.to_string());
+        // Left by an earlier run, with its counts.
+        let _ = fs::remove_dir(&own);
+        let mut attempt = 0;
+        while let Err(error) = fs::create_dir_all(&own) {
+            attempt += 1;
+            if error.kind() != io::ErrorKind::NotFound || attempt == MAKE_ATTEMPTS {
+                return Err(error);
+            }
+        }
+        for (file, value) in limits.files() {
+            let path = own.join(file);
+            // Not there: the controller was not handed down, which was told.
+            if path.exists() {
+                fs::write(path, value)?;
+            }
+        }
+        Ok(open(
+            &own,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )?)
+    }
+
+    /// The cgroup of the machine, whether or not it is there.
+    pub(crate) fn of(&self, id: Uuid) -> Cgroup {
+        Cgroup(self.tree.join(id.to_string()))
+    }
+
+    /// Removes the cgroups that no process is in.
+    pub(crate) fn sweep(&self) {
+        for entry in fs::read_dir(&self.tree).into_iter().flatten().flatten() {
+            if Uuid::parse_str(&entry.file_name().to_string_lossy()).is_ok() {
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
+        remove_empty(&self.tree);
+    }
+}
+
+impl Limits {
+    fn files(self) -> [(&'static str, String); 4] {
+        // One more than the vCPUs have: QEMU's own threads run beside them.
+        let quota = (u64::from(self.cpu_count) + 1) * CPU_PERIOD_US;
+        let threads = u64::from(self.cpu_count) + THREADS_BESIDE;
+        [
+            ("cpu.max", format!("{quota} {CPU_PERIOD_US}")),
+            ("memory.max", self.memory.to_string()),
+            ("memory.oom.group", "1".to_owned()),
+            ("pids.max", threads.to_string()),
+        ]
+    }
+}
+
+/// One machine's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// The cgroup that a living process of the machine `id` is in, if it was made for it: also
+    /// where an earlier daemon had another cgroup of its own.
+    pub(crate) fn of_process(pid: u32, machines_dir: &Path, id: Uuid) -> Option<Self> {
+        let process = Process::new(i32::try_from(pid).ok()?).ok()?;
+        let path = cgroup_of(&process).ok()?;
+        let ours = Path::new(ROOT).join(name(machines_dir)).join(id.to_string());
+        path.ends_with(ours).then_some(Self(path))
+    }
+
+    /// Processes of it that the kernel ended for want of memory; 0 where that is not counted.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        let events = fs::read_to_string(self.0.join("memory.events")).unwrap_or_default();
+        let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Ends whatever is left in there. For a machine that was told to end, and whose process has.
+    pub(crate) fn kill(&self) {
+        // Gone, or a kernel before 5.14: then the removal shows what is left.
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+    }
+
+    /// Removes it, with the emptied ones above; gone already is a success. Blocks for a moment
+    /// while a process that ended still counts; one that holds a living process stays.
+    pub(crate) fn remove(&self) {
+        for _ in 0..REMOVE_ATTEMPTS {
+            match fs::remove_dir(&self.0) {
+                Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
+                    if self.is_populated() {
+                        return;
+                    }
+                    std::thread::sleep(REMOVE_PAUSE);
+                }
+                Ok(()) | Err(_) => break,
+            }
+        }
+        if let Some(tree) = self.0.parent() {
+            remove_empty(tree);
+        }
+    }
+
+    fn is_populated(&self) -> bool {
+        let processes = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        !processes.is_empty()
+    }
+}
+
+/// The folder of machines' cgroups and the one above it, if nothing is in them.
+fn remove_empty(tree: &Path) {
+    let _ = fs::remove_dir(tree).and_then(|()| tree.parent().map_or(Ok(()), fs::remove_dir));
+}
+
+fn own_cgroup() -> Result<PathBuf, String> {
+    let own = Process::myself().map_err(|error| format!("/proc/self: {error}"))?;
+    cgroup_of(&own)
+}
+
+/// Where a process's cgroup is, in the file system.
+fn cgroup_of(process: &Process) -> Result<PathBuf, String> {
+    let unreadable = |error: ProcError| format!("its cgroup cannot be read: {error}");
+    let own = Process::myself().and_then(|own| own.mountinfo()).map_err(unreadable)?;
+    let mount = own
+        .into_iter()
+        .find(|mount| mount.fs_type == "cgroup2")
+        .ok_or("no cgroup v2 is mounted: boot with systemd.unified_cgroup_hierarchy=1")?;
+    let cgroups = process.cgroups().map_err(unreadable)?;
+    let unified = cgroups.into_iter().find(|cgroup| cgroup.hierarchy == 0);
+    let path = unified.ok_or("it is in no cgroup of v2")?.pathname;
+    // The mount may show a part of the tree only, as in a container.
+    let below = Path::new(&path)
+        .strip_prefix(&mount.root)
+        .map_err(|_| format!("its cgroup {path} is outside of {}", mount.mount_point.display()))?;
+    Ok(mount.mount_point.join(below))
+}
+
+fn has_controller(folder: &Path, controller: &str) -> bool {
+    let there = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+    there.split_whitespace().any(|word| word == controller)
+}
+
+fn is_delegated(folder: &Path) -> bool {
+    DELEGATED.iter().any(|name| {
+        let mut value = [0; 8];
+        let length = rustix::fs::getxattr(folder, *name, &mut value[..]);
+        length.is_ok_and(|length| value.get(..length) == Some(b"1"))
+    })
+}
+
+/// A short name that stays the same for a folder: FNV-1a.
+fn name(machines_dir: &Path) -> String {
+    let bytes = machines_dir.as_os_str().as_encoded_bytes();
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { memory: 1 << 30, cpu_count: 2 };
+
+    #[test]
+    fn limits_are_those_of_the_machine_and_its_emulator() {
+        let files = LIMITS.files();
+        assert_eq!(files[0], ("cpu.max", "300000 100000".to_owned()));
+        assert_eq!(files[1], ("memory.max", "1073741824".to_owned()));
+        assert_eq!(files[3], ("pids.max", "258".to_owned()));
+    }
+
+    #[test]
+    fn a_folder_always_has_the_same_name_and_another_folder_another() {
+        assert_eq!(name(Path::new("")), "cbf29ce484222325");
+        assert_eq!(name(Path::new("/a")), name(Path::new("/a")));
+        assert_ne!(name(Path::new("/a")), name(Path::new("/b")));
+    }
+
+    /// In a folder that is no cgroup: what is written where the controllers are.
+    #[test]
+    fn controllers_are_handed_down_and_limits_set_where_the_host_has_them() {
+        let base = tempfile::tempdir().unwrap();
+        let write = |path: &Path, text: &str| fs::write(path, text).unwrap();
+        write(&base.path().join("cgroup.controllers"), "cpuset cpu io memory pids");
+        let cgroups = Cgroups::below(base.path().to_owned(), Path::new("/m"));
+        assert_eq!(cgroups.prepare().unwrap(), "");
+        for folder in [base.path(), &base.path().join(ROOT), &cgroups.tree] {
+            let control = fs::read_to_string(folder.join("cgroup.subtree_control")).unwrap();
+            assert_eq!(control, "+pids", "the last of those written");
+        }
+        let id = Uuid::from_u128(1);
+        let own = cgroups.tree.join(id.to_string());
+        fs::create_dir(&own).unwrap();
+        write(&own.join("memory.max"), "max");
+        write(&own.join("memory.events"), "low 0\noom 4\noom_kill 3\n");
+        cgroups.make(id, LIMITS).unwrap();
+        assert_eq!(fs::read_to_string(own.join("memory.max")).unwrap(), "1073741824");
+        assert!(!own.join("pids.max").exists());
+        assert_eq!(cgroups.of(id).oom_kills(), 3);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_what_is_there() {
+        let base = tempfile::tempdir().unwrap();
+        fs::write(base.path().join("cgroup.controllers"), "hugetlb cpu").unwrap();
+        let cgroups = Cgroups::below(base.path().to_owned(), Path::new("/m"));
+        let told = cgroups.prepare().unwrap();
+        assert!(told.starts_with("no limits on memory, pids: "), "{told}");
+        assert!(told.contains("hugetlb cpu") && told.contains("Delegate=yes"), "{told}");
+    }
+
+    #[test]
+    fn empty_cgroups_are_swept_and_others_left() {
+        let base = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups::below(base.path().to_owned(), Path::new("/m"));
+        let (empty, full) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        for id in [empty, full] {
+            cgroups.make(id, LIMITS).unwrap();
+        }
+        // Stands for a process: the folder cannot be removed.
+        fs::write(cgroups.tree.join(full.to_string()).join("x"), "").unwrap();
+        cgroups.sweep();
+        assert!(!cgroups.tree.join(empty.to_string()).exists());
+        assert!(cgroups.tree.join(full.to_string()).exists());
+        fs::remove_file(cgroups.tree.join(full.to_string()).join("x")).unwrap();
+        cgroups.of(full).remove();
+        cgroups.of(full).remove();
+        assert!(!base.path().join(ROOT).exists());
+    }
+}
