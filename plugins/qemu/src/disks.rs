@@ -273,3 +273,7 @@ impl Disks {
         self.asked.remove(&disk).is_some_and(|waiting| waiting.send(release).is_ok())
     }
 }
+
+#[cfg(test)]
+#[path = "disks_tests.rs"]
+mod tests;

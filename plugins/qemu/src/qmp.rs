@@ -328,4 +328,4 @@ fn readable(line: &str) -> bool {
 
 #[cfg(test)]
 #[path = "qmp_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -11,10 +11,13 @@ const GREETING: &str = concat!(
 );
 
 /// What every event ends with.
-const TIME: &str = r#""timestamp": {"seconds": 1, "microseconds": 2}}"#;
+pub(crate) const TIME: &str = r#""timestamp": {"seconds": 1, "microseconds": 2}}"#;
 
 /// Greets, and answers the n-th command by the n-th script entry's lines.
-fn monitor(directory: &Path, script: Vec<Vec<String>>) -> tokio::task::JoinHandle<Vec<String>> {
+pub(crate) fn monitor(
+    directory: &Path,
+    script: Vec<Vec<String>>,
+) -> tokio::task::JoinHandle<Vec<String>> {
     let listener = UnixListener::bind(directory.join(QMP_SOCKET)).unwrap();
     tokio::spawn(async move {
         let (read, mut write) = listener.accept().await.unwrap().0.into_split();
@@ -33,12 +36,12 @@ fn monitor(directory: &Path, script: Vec<Vec<String>>) -> tokio::task::JoinHandl
     })
 }
 
-fn opening(id: Uuid) -> Vec<Vec<String>> {
+pub(crate) fn opening(id: Uuid) -> Vec<Vec<String>> {
     let uuid = format!(r#"{{"return": {{"UUID": "{id}"}}}}"#);
     vec![vec![r#"{"return": {}}"#.to_owned()], vec![uuid]]
 }
 
-fn lines(lines: &[&str]) -> Vec<String> {
+pub(crate) fn lines(lines: &[&str]) -> Vec<String> {
     lines.iter().map(|&line| line.to_owned()).collect()
 }
 

@@ -2,6 +2,8 @@
 //! and say what to install.
 #![cfg(test)]
 
+mod control;
 mod host;
+mod hot_plug;
 mod images;
 mod machines;
