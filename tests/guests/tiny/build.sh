@@ -7,10 +7,13 @@
 set -eu
 out=$(mkdir -p "${1:-.}" && cd "${1:-.}" && pwd)
 cd "$(dirname "$0")"
-as --32 -o "$out/rom.o" rom.S
-ld -m elf_i386 -Ttext 0xffff0000 --oformat binary -e 0 -o "$out/tiny.rom" "$out/rom.o"
-as --32 -o "$out/pvh.o" pvh.S
-ld -m elf_i386 -T pvh.ld -z noexecstack -o "$out/tiny.elf" "$out/pvh.o"
-as --32 -o "$out/disk.o" disk.S
-ld -m elf_i386 -Ttext 0x7c00 --oformat binary -e 0 -o "$out/tiny.img" "$out/disk.o"
-rm -f "$out/rom.o" "$out/pvh.o" "$out/disk.o"
+# Whole or not at all: a machine that starts meanwhile must not read half a file.
+part=$(mktemp -d "$out/part.XXXXXX")
+trap 'rm -rf "$part"' EXIT
+as --32 -o "$part/rom.o" rom.S
+ld -m elf_i386 -Ttext 0xffff0000 --oformat binary -e 0 -o "$part/tiny.rom" "$part/rom.o"
+as --32 -o "$part/pvh.o" pvh.S
+ld -m elf_i386 -T pvh.ld -z noexecstack -o "$part/tiny.elf" "$part/pvh.o"
+as --32 -o "$part/disk.o" disk.S
+ld -m elf_i386 -Ttext 0x7c00 --oformat binary -e 0 -o "$part/tiny.img" "$part/disk.o"
+mv "$part/tiny.rom" "$part/tiny.elf" "$part/tiny.img" "$out"

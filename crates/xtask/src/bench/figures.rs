@@ -1,7 +1,9 @@
-//! Durations by name, and their medians side by side. How they came about is not known here.
+//! How long each step took, by hand and by vman, side by side. How it came about is not known here.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
 
 /// The measured rounds of one step.
 #[derive(Debug, Default)]
@@ -12,6 +14,14 @@ impl Rounds {
         self.0.push(took);
     }
 
+    /// Does it and adds how long it took.
+    fn measure<T>(&mut self, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        let begun = Instant::now();
+        let made = step()?;
+        self.add(begun.elapsed());
+        Ok(made)
+    }
+
     /// The value that `percent` of the rounds do not exceed (nearest rank); zero without a round.
     fn percentile(&self, percent: usize) -> Duration {
         let mut sorted = self.0.clone();
@@ -19,40 +29,75 @@ impl Rounds {
         let rank = (sorted.len() * percent).div_ceil(100);
         sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
     }
+
+    fn milliseconds(&self, percent: usize) -> f64 {
+        self.percentile(percent).as_secs_f64() * 1000.0
+    }
 }
 
 /// One step, done by hand (where it can be) and by vman.
 #[derive(Debug)]
 pub(super) struct Step {
-    pub(super) name: &'static str,
-    pub(super) raw: Option<Rounds>,
-    pub(super) vman: Rounds,
+    name: &'static str,
+    raw: Option<Rounds>,
+    vman: Rounds,
 }
 
-/// The steps of a benchmark.
+impl Step {
+    /// One that is measured in both ways.
+    pub(super) fn beside_raw(name: &'static str) -> Self {
+        Self { name, raw: Some(Rounds::default()), vman: Rounds::default() }
+    }
+
+    /// One that there is only with vman.
+    pub(super) fn of_vman(name: &'static str, rounds: Rounds) -> Self {
+        Self { name, raw: None, vman: rounds }
+    }
+
+    /// Does it by hand.
+    pub(super) fn raw<T>(&mut self, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        let doing = || format!("by hand: {}", self.name);
+        self.raw.get_or_insert_default().measure(step).with_context(doing)
+    }
+
+    /// Has vman do it.
+    pub(super) fn vman<T>(&mut self, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        let doing = || format!("by vman: {}", self.name);
+        self.vman.measure(step).with_context(doing)
+    }
+}
+
+/// The steps of a benchmark, in milliseconds: the medians, what one round in a hundred exceeds, and
+/// how many times as long the median takes with vman.
 #[derive(Debug)]
 pub(super) struct Figures(pub(super) Vec<Step>);
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<28}{:>10}{:>10}{:>10}{:>8}", "median, ms", "raw", "vman", "p99", "ratio")?;
+        writeln!(f, "{:<33}{:>18}{:>18}{:>8}", "", "by hand, ms", "vman, ms", "")?;
+        write!(f, "{:<33}", "")?;
+        for _ in 0..2 {
+            write!(f, "{:>9}{:>9}", "median", "p99")?;
+        }
+        writeln!(f, "{:>8}", "ratio")?;
         for Step { name, raw, vman } in &self.0 {
-            let ours = milliseconds(vman.percentile(50));
-            let p99 = milliseconds(vman.percentile(99));
-            match raw.as_ref().map(|raw| milliseconds(raw.percentile(50))) {
-                Some(raw) => {
-                    let ratio = ours / raw;
-                    writeln!(f, "{name:<28}{raw:>10.2}{ours:>10.2}{p99:>10.2}{ratio:>8.2}")?;
-                }
-                None => writeln!(f, "{name:<28}{:>10}{ours:>10.2}{p99:>10.2}{:>8}", "-", "-")?,
+            write!(f, "{name:<33}")?;
+            match raw {
+                Some(raw) => columns(f, raw)?,
+                None => write!(f, "{:>9}{:>9}", "-", "-")?,
+            }
+            columns(f, vman)?;
+            match raw {
+                Some(raw) => writeln!(f, "{:>8.2}", vman.milliseconds(50) / raw.milliseconds(50))?,
+                None => writeln!(f, "{:>8}", "-")?,
             }
         }
         Ok(())
     }
 }
 
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
+fn columns(f: &mut fmt::Formatter<'_>, rounds: &Rounds) -> fmt::Result {
+    write!(f, "{:>9.2}{:>9.2}", rounds.milliseconds(50), rounds.milliseconds(99))
 }
 
 #[cfg(test)]
@@ -69,5 +114,17 @@ mod tests {
         assert_eq!(rounds.percentile(50), Duration::from_millis(3));
         assert_eq!(rounds.percentile(99), Duration::from_millis(5));
         assert_eq!(rounds.percentile(1), Duration::from_millis(1));
+    }
+
+    #[test]
+    fn a_ratio_is_of_the_medians() {
+        let mut step = Step::beside_raw("step");
+        for (raw, vman) in [(1, 3), (2, 5), (30, 400)] {
+            step.raw.get_or_insert_default().add(Duration::from_millis(raw));
+            step.vman.add(Duration::from_millis(vman));
+        }
+        let text = Figures(vec![step]).to_string();
+        let words: Vec<&str> = text.lines().last().expect("a line").split_whitespace().collect();
+        assert_eq!(words, ["step", "2.00", "30.00", "5.00", "400.00", "2.50"]);
     }
 }

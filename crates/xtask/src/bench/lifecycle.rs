@@ -1,8 +1,9 @@
-//! The life of one machine, in rounds: start, graceful stop, and a death that has to be noticed;
-//! by hand and by vman in turns, so that both see the same moments of the host.
+//! The life of a machine, in rounds: its start, its end by power button and by kill, disks that
+//! come and go, and a death that has to be noticed; by hand and by vman in turns, so that both see
+//! the same moments of the host.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -10,135 +11,151 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::figures::{Figures, Rounds, Step};
-use super::raw::Recipe;
-use crate::demo::{Client, text};
+use super::managed::{Disk, Vm};
+use super::raw;
+use crate::demo::Client;
 
 /// What the tiny guest says once it listens to its power button.
-const UP: &str = "TINY-UP";
+const TINY_UP: &str = "TINY-UP";
+/// What the Linux guest says of itself and of its disks.
+const LINUX_UP: &str = "GUEST-UP";
+const ADDED: &str = "GUEST-DISK-ADDED";
+const REMOVED: &str = "GUEST-DISK-REMOVED";
+const DISK_GIB: u64 = 1;
 const WITHIN: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_micros(200);
 
-/// Runs `rounds` rounds of each step. `scratch` is an empty folder of the benchmark's own.
-pub(super) fn run(
-    client: &Client,
-    storage: &Path,
-    scratch: &Path,
-    guests: &Path,
-    rounds: u32,
-) -> Result<Figures> {
-    fs::copy(guests.join("tiny.rom"), storage.join("boot/tiny.rom")).context("the tiny guest")?;
-    let boot = json!({"firmware": "tiny.rom"});
-    let template = json!({"name": "tiny", "cpu_count": 1, "ram_amount": 64, "boot": boot});
-    client.post("/templates", &template)?;
-    let vm = Vm::new(client, storage)?;
-    let recipe = vm.recipe(&scratch.join("raw"))?;
-
-    let (mut raw_start, mut raw_stop) = (Rounds::default(), Rounds::default());
-    let (mut start, mut stop) = (Rounds::default(), Rounds::default());
-    let (mut noticed, mut repaired) = (Rounds::default(), Rounds::default());
-    for _ in 0..rounds {
-        let (machine, took) = timed(|| recipe.start())?;
-        raw_start.add(took);
-        until_up(&recipe.console())?;
-        raw_stop.add(timed(|| machine.power_off())?.1);
-
-        vm.forget_console();
-        start.add(timed(|| vm.act("start"))?.1);
-        until_up(&vm.console())?;
-        stop.add(timed(|| vm.act("stop"))?.1);
-
-        let (seen, running) = die(client, storage)?;
-        noticed.add(seen);
-        repaired.add(running);
-    }
-    Ok(Figures(vec![
-        Step { name: "start, until it answers", raw: Some(raw_start), vman: start },
-        Step { name: "power button, until gone", raw: Some(raw_stop), vman: stop },
-        Step { name: "killed, until it is an issue", raw: None, vman: noticed },
-        Step { name: "killed, until it runs again", raw: None, vman: repaired },
-    ]))
+/// What a benchmark runs on.
+pub(super) struct Bench<'a> {
+    pub(super) client: &'a Client,
+    /// The daemon's.
+    pub(super) storage: &'a Path,
+    /// An empty folder for the machines that are run by hand.
+    pub(super) scratch: &'a Path,
+    pub(super) guests: &'a Path,
+    pub(super) rounds: u32,
 }
 
-/// A VM of its own for every death, since repairs of one are limited.
-fn die(client: &Client, storage: &Path) -> Result<(Duration, Duration)> {
-    let vm = Vm::new(client, storage)?;
-    vm.act("start")?;
-    let pid = vm.pid()?;
-    let victim = i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a process id")?;
-    let killed = Instant::now();
-    kill_process(victim, Signal::KILL).context("sending SIGKILL to QEMU")?;
-    until("an issue", || {
-        let issues = client.get("/issues?limit=10")?;
-        let about = |issue: &Value| issue["subject"]["id"] == vm.id.as_str();
-        Ok(issues.as_array().is_some_and(|issues| issues.iter().any(about)))
-    })?;
-    let noticed = killed.elapsed();
-    until("the repair", || Ok(vm.is_running()? && vm.pid()? != pid))?;
-    let repaired = killed.elapsed();
-    client.delete(&vm.path())?;
-    Ok((noticed, repaired))
-}
-
-/// A VM of the daemon.
-struct Vm<'c> {
-    client: &'c Client,
-    id: String,
-    folder: PathBuf,
-}
-
-impl<'c> Vm<'c> {
-    fn new(client: &'c Client, storage: &Path) -> Result<Self> {
-        let vm = client.post("/vms", &json!({"vm_template": "tiny"}))?.body;
-        let id = text(&vm, "id")?.to_owned();
-        let folder = storage.join("machines").join(&id);
-        Ok(Self { client, id, folder })
+impl Bench<'_> {
+    /// All steps.
+    pub(super) fn run(&self) -> Result<Figures> {
+        self.templates().context("making the templates")?;
+        let [start, stop, kill] = self.machines().context("starting and ending machines")?;
+        let [attach, detach] = self.disks().context("attaching and detaching disks")?;
+        let [noticed, repaired] = self.deaths().context("killing QEMU behind vman's back")?;
+        Ok(Figures(vec![start, stop, kill, attach, detach, noticed, repaired]))
     }
 
-    fn path(&self) -> String {
-        format!("/vms/{}", self.id)
+    fn templates(&self) -> Result<()> {
+        for file in ["tiny.rom", "vmlinuz", "initrd.gz"] {
+            let from = self.guests.join(file);
+            let copied = fs::copy(&from, self.storage.join("boot").join(file));
+            copied.with_context(|| format!("copying {}", from.display()))?;
+        }
+        let tiny = json!({"firmware": "tiny.rom"});
+        let cmdline = "console=ttyS0 quiet panic=-1";
+        let linux = json!({"kernel": "vmlinuz", "initrd": "initrd.gz", "cmdline": cmdline});
+        for (name, ram, boot) in [("tiny", 64, tiny), ("linux", 256, linux)] {
+            let template = json!({"name": name, "cpu_count": 1, "ram_amount": ram, "boot": boot});
+            self.client.post("/templates", &template)?;
+        }
+        Ok(())
     }
 
-    /// Returns once the operation has ended.
-    fn act(&self, verb: &str) -> Result<()> {
-        self.client.post(&format!("{}/actions/{verb}", self.path()), &json!({})).map(drop)
+    fn machines(&self) -> Result<[Step; 3]> {
+        let vm = Vm::new(self.client, self.storage, "tiny")?;
+        vm.start()?;
+        let recipe = vm.recipe(&self.scratch.join("tiny"))?;
+        vm.kill()?;
+        let mut start = Step::beside_raw("start, until it answers");
+        let mut stop = Step::beside_raw("power button, until off");
+        let mut kill = Step::beside_raw("kill, until gone");
+        for _ in 0..self.rounds {
+            let mut machine = start.raw(|| recipe.start())?;
+            machine.console.line(TINY_UP)?;
+            stop.raw(|| machine.power_off())?;
+
+            let mut console = vm.new_console();
+            start.vman(|| vm.start())?;
+            console.line(TINY_UP)?;
+            stop.vman(|| vm.stop())?;
+
+            let mut machine = start.raw(|| recipe.start())?;
+            machine.console.line(TINY_UP)?;
+            kill.raw(|| machine.kill())?;
+
+            let mut console = vm.new_console();
+            start.vman(|| vm.start())?;
+            console.line(TINY_UP)?;
+            kill.vman(|| vm.kill())?;
+        }
+        vm.delete()?;
+        Ok([start, stop, kill])
     }
 
-    fn is_running(&self) -> Result<bool> {
-        Ok(self.client.get(&self.path())?["state"] == "running")
+    fn disks(&self) -> Result<[Step; 2]> {
+        let vm = Vm::new(self.client, self.storage, "linux")?;
+        let mut console = vm.new_console();
+        vm.start()?;
+        let recipe = vm.recipe(&self.scratch.join("linux"))?;
+        let mut machine = recipe.start()?;
+        let image = raw::image(self.scratch, DISK_GIB)?;
+        let disk = Disk::new(self.client, DISK_GIB)?;
+        machine.console.line(LINUX_UP)?;
+        console.line(LINUX_UP)?;
+        let mut attach = Step::beside_raw("attach, until the guest has it");
+        let mut detach = Step::beside_raw("detach, until it is free");
+        for _ in 0..self.rounds {
+            attach.raw(|| {
+                machine.attach(&image)?;
+                machine.console.line(ADDED)
+            })?;
+            detach.raw(|| machine.detach())?;
+            machine.console.line(REMOVED)?;
+
+            attach.vman(|| {
+                disk.attach(&vm)?;
+                console.line(ADDED)
+            })?;
+            detach.vman(|| disk.detach())?;
+            console.line(REMOVED)?;
+        }
+        vm.delete()?;
+        Ok([attach, detach])
     }
 
-    fn pid(&self) -> Result<u64> {
-        let vm = self.client.get(&self.path())?;
-        vm["process"]["pid"].as_u64().with_context(|| format!("no process: {vm}"))
+    fn deaths(&self) -> Result<[Step; 2]> {
+        let (mut noticed, mut repaired) = (Rounds::default(), Rounds::default());
+        for _ in 0..self.rounds {
+            let (seen, running) = self.death()?;
+            noticed.add(seen);
+            repaired.add(running);
+        }
+        Ok([
+            Step::of_vman("QEMU dies, until it is an issue", noticed),
+            Step::of_vman("QEMU dies, until it runs again", repaired),
+        ])
     }
 
-    fn console(&self) -> PathBuf {
-        self.folder.join("console.log")
+    /// A VM of its own for every death, since repairs of one are limited.
+    fn death(&self) -> Result<(Duration, Duration)> {
+        let vm = Vm::new(self.client, self.storage, "tiny")?;
+        vm.start()?;
+        let pid = vm.pid()?;
+        let victim = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no process id")?;
+        let killed = Instant::now();
+        kill_process(victim, Signal::KILL).context("sending SIGKILL to QEMU")?;
+        until("an issue", || {
+            let issues = self.client.get("/issues?limit=10")?;
+            let about = |issue: &Value| issue["subject"]["id"] == vm.id.as_str();
+            Ok(issues.as_array().is_some_and(|issues| issues.iter().any(about)))
+        })?;
+        let noticed = killed.elapsed();
+        until("the repair", || Ok(vm.is_running()? && vm.pid()? != pid))?;
+        let repaired = killed.elapsed();
+        vm.delete()?;
+        Ok((noticed, repaired))
     }
-
-    fn forget_console(&self) {
-        // Not there before the first start.
-        drop(fs::remove_file(self.console()));
-    }
-
-    /// How vman starts its machine, to be done by hand in `folder`.
-    fn recipe(&self, folder: &Path) -> Result<Recipe> {
-        fs::create_dir(folder).with_context(|| format!("making {}", folder.display()))?;
-        self.act("start")?;
-        let recipe = Recipe::of_process(self.pid()?, &self.folder, folder)?;
-        self.act("stop")?;
-        Ok(recipe)
-    }
-}
-
-fn timed<T>(step: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
-    let begun = Instant::now();
-    let made = step()?;
-    Ok((made, begun.elapsed()))
-}
-
-fn until_up(console: &Path) -> Result<()> {
-    until("the guest", || Ok(fs::read_to_string(console).is_ok_and(|text| text.contains(UP))))
 }
 
 fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {

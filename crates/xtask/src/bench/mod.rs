@@ -1,8 +1,11 @@
 //! Benchmarks of the whole program, beside what it is made of, in one run: so that the figures of a
 //! busy machine still compare. Nothing here fails because something is slow.
 
+mod console;
 mod figures;
 mod lifecycle;
+mod managed;
+mod qmp;
 mod raw;
 
 use anyhow::{Context, Result};
@@ -11,8 +14,11 @@ use crate::demo::Daemon;
 use crate::tree::{Profile, Tree};
 use crate::{guests, packages, policies};
 
+#[cfg(test)]
+pub(crate) use self::raw::{Machine, Recipe, image};
+
 /// Rounds of every benchmark, unless asked for others.
-pub(crate) const ROUNDS: u32 = 30;
+pub(crate) const ROUNDS: u32 = 100;
 
 /// One machine's life over REST beside the very same QEMU started by hand.
 ///
@@ -26,7 +32,10 @@ pub(crate) fn lifecycle(tree: &Tree, rounds: u32, yes: bool) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("vman-bench-").tempdir().context("a folder")?;
     let mut daemon = Daemon::start(&program, folder.path())?;
     let client = daemon.client()?;
-    let figures = lifecycle::run(&client, &daemon.storage(), folder.path(), &guests, rounds)?;
+    let (storage, scratch) = (daemon.storage(), folder.path());
+    let bench =
+        lifecycle::Bench { client: &client, storage: &storage, scratch, guests: &guests, rounds };
+    let figures = bench.run()?;
     daemon.stop()?;
     print!("{figures}");
     Ok(())

@@ -4,6 +4,8 @@
 mod archive;
 mod linux;
 mod modules;
+#[cfg(test)]
+mod tests;
 mod tiny;
 
 use std::fs;
