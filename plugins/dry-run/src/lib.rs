@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::task::block_in_place;
 use uuid::Uuid;
 use vman_plugin::{
     Backend, BackendConfig, BackendContext, BackendError, Bus, Capabilities, DiskAttachment,
@@ -32,6 +33,8 @@ vman_plugin::export_backend!(DryRun);
 /// changes what the guest seems to do. It also tells the machine's `disks`, and how often it was
 /// started and reset. Why it ended is told by `machine.end` beside it, e.g.
 /// `{"cause": "out-of-memory", "detail": "for people"}`, if that was written before.
+///
+/// Work on files is done in place, so that a verb which is dropped leaves none running on.
 #[derive(Debug)]
 pub struct DryRun {
     machines_dir: PathBuf,
@@ -91,16 +94,14 @@ impl Backend for DryRun {
         assert!(!self.settings.panic_launch, "the setting `panic_launch` is on");
         tokio::time::sleep(Duration::from_millis(self.settings.launch_ms)).await;
         fault(self.settings.fail_launch.as_deref(), "launch")?;
-        let machines_dir = self.machines_dir.clone();
-        blocking(move || machines::launch(&machines_dir, &spec)).await?;
+        block_in_place(|| machines::launch(&self.machines_dir, &spec))?;
         self.watch.look(id);
         Ok(machine(id))
     }
 
     async fn reattach(&self, machine: Machine) -> Result<MachineSighting, BackendError> {
         let directory = self.directory(machine.id);
-        let sighting = blocking(move || machines::sight(&directory, machine.id))
-            .await?
+        let sighting = block_in_place(|| machines::sight(&directory, machine.id))?
             .ok_or_else(|| machines::gone(machine.id))?;
         self.watch.look(machine.id);
         Ok(sighting)
@@ -112,7 +113,7 @@ impl Backend for DryRun {
         self.watch.look(id);
         let wait = (!self.settings.ignore_power_button)
             .then(|| Duration::from_millis(self.settings.shutdown_ms));
-        blocking(move || machines::press_power_button(&directory, id, wait)).await?;
+        block_in_place(|| machines::press_power_button(&directory, id, wait))?;
         if let Some(wait) = wait {
             self.watch.look_after(id, wait);
         }
@@ -121,53 +122,50 @@ impl Backend for DryRun {
 
     async fn quit(&self, id: Uuid) -> Result<(), BackendError> {
         fault(self.settings.fail_quit.as_deref(), "quit")?;
-        self.end(id).await
+        self.change(id, machines::end)
     }
 
     async fn kill(&self, id: Uuid) -> Result<(), BackendError> {
-        self.end(id).await
+        self.change(id, machines::end)
     }
 
     async fn sight(&self, id: Uuid) -> Result<Option<MachineSighting>, BackendError> {
         let directory = self.directory(id);
-        blocking(move || machines::sight(&directory, id)).await
+        block_in_place(|| machines::sight(&directory, id))
     }
 
     async fn pause(&self, id: Uuid) -> Result<(), BackendError> {
         fault(self.settings.fail_pause.as_deref(), "pause")?;
-        self.change(id, machines::pause).await
+        self.change(id, |directory| machines::pause(directory, id))
     }
 
     async fn resume(&self, id: Uuid) -> Result<(), BackendError> {
         fault(self.settings.fail_resume.as_deref(), "resume")?;
-        self.change(id, machines::resume).await
+        self.change(id, |directory| machines::resume(directory, id))
     }
 
     async fn reset(&self, id: Uuid) -> Result<(), BackendError> {
         fault(self.settings.fail_reset.as_deref(), "reset")?;
-        self.change(id, machines::reset).await
+        self.change(id, |directory| machines::reset(directory, id))
     }
 
     async fn attach_disk(&self, attachment: DiskAttachment) -> Result<(), BackendError> {
         fault(self.settings.fail_attach.as_deref(), "attach-disk")?;
-        let (machines_dir, id) = (self.machines_dir.clone(), attachment.id);
-        let attach =
-            move |directory: &Path, _| disks::attach(&machines_dir, directory, &attachment);
-        self.change(id, attach).await
+        let attach = |directory: &Path| disks::attach(&self.machines_dir, directory, &attachment);
+        self.change(attachment.id, attach)
     }
 
     async fn detach_disk(&self, removal: DiskRemoval) -> Result<Unplug, BackendError> {
         fault(self.settings.fail_detach.as_deref(), "detach-disk")?;
         let id = removal.id;
-        let (asked_for, guest) = (removal.clone(), self.settings.guest());
-        let ask = move |directory: &Path, _| disks::ask_for(directory, &asked_for, guest);
-        let Some(asked) = self.change(id, ask).await? else {
+        let guest = self.settings.guest();
+        let asked = self.change(id, |directory| disks::ask_for(directory, &removal, guest))?;
+        let Some(asked) = asked else {
             return Ok(Unplug::Done);
         };
         let left = asked.left().map(|left| left + CLOCK_SLACK);
         tokio::time::sleep(left.unwrap_or(UNPLUG_WAIT).min(UNPLUG_WAIT)).await;
-        let unplug = self.change(id, move |directory, _| disks::unplug(directory, &removal));
-        let unplug = unplug.await?;
+        let unplug = self.change(id, |directory| disks::unplug(directory, &removal))?;
         if let (Unplug::Waiting, Some(left)) = (unplug, asked.left()) {
             self.watch.look_after(id, left);
         }
@@ -177,38 +175,34 @@ impl Backend for DryRun {
     async fn resize_disk(&self, growth: DiskGrowth) -> Result<(), BackendError> {
         fault(self.settings.fail_resize.as_deref(), "resize-disk")?;
         let directory = self.directory(growth.id);
-        blocking(move || disks::grow(&directory, &growth)).await
+        block_in_place(|| disks::grow(&directory, &growth))
     }
 
     async fn resize_image(&self, growth: ImageGrowth) -> Result<(), BackendError> {
         fault(self.settings.fail_resize.as_deref(), "resize-image")?;
-        let machines_dir = self.machines_dir.clone();
-        blocking(move || disks::grow_image(&machines_dir, &growth)).await
+        block_in_place(|| disks::grow_image(&self.machines_dir, &growth))
     }
 
     async fn create_image(&self, spec: ImageSpec) -> Result<(), BackendError> {
         fault(self.settings.fail_create_image.as_deref(), "create-image")?;
-        blocking(move || images::create(&spec)).await
+        block_in_place(|| images::create(&spec))
     }
 
     async fn inspect_image(&self, image: ImageRef) -> Result<ImageInfo, BackendError> {
-        blocking(move || images::inspect(&image)).await
+        block_in_place(|| images::inspect(&image))
     }
 
     async fn delete_image(&self, image: ImageRef) -> Result<(), BackendError> {
-        blocking(move || images::delete(&image)).await
+        block_in_place(|| images::delete(&image))
     }
 
     async fn survey(&self) -> Result<Survey, BackendError> {
         fault(self.settings.fail_survey.as_deref(), "survey")?;
-        let machines_dir = self.machines_dir.clone();
-        let watch = self.watch.clone();
-        blocking(move || {
-            let machines = machines::survey(&machines_dir)?;
-            let ended = watch.ended(&machines);
+        block_in_place(|| {
+            let machines = machines::survey(&self.machines_dir)?;
+            let ended = self.watch.ended(&machines);
             Ok(Survey { machines, ended })
         })
-        .await
     }
 }
 
@@ -217,22 +211,19 @@ impl DryRun {
         self.machines_dir.join(id.to_string())
     }
 
-    async fn end(&self, id: Uuid) -> Result<(), BackendError> {
-        self.change(id, |directory, _| machines::end(directory)).await
-    }
-
     /// Does something to the machine in its directory, and tells what that changes.
-    async fn change<T: Send + 'static>(
+    fn change<T>(
         &self,
         id: Uuid,
-        how: impl FnOnce(&Path, Uuid) -> Result<T, BackendError> + Send + 'static,
+        how: impl FnOnce(&Path) -> Result<T, BackendError>,
     ) -> Result<T, BackendError> {
-        let directory = self.directory(id);
-        // One that an earlier instance launched may not be watched yet.
-        self.watch.look(id);
-        let done = blocking(move || how(&directory, id)).await?;
-        self.watch.look(id);
-        Ok(done)
+        block_in_place(|| {
+            // One that an earlier instance launched may not be watched yet.
+            self.watch.look(id);
+            let done = how(&self.directory(id));
+            self.watch.look(id);
+            done
+        })
     }
 }
 
@@ -246,18 +237,5 @@ fn fault(reason: Option<&str>, verb: &str) -> Result<(), BackendError> {
             ErrorCode::Failed,
             format!("`{verb}` fails, as the dry-run settings ask: {reason}"),
         ))
-    })
-}
-
-/// File work is kept off the threads that drive the verbs.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BackendError> + Send + 'static,
-) -> Result<T, BackendError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| match error.try_into_panic() {
-        Ok(payload) => std::panic::resume_unwind(payload),
-        Err(error) => Err(BackendError::new(
-            ErrorCode::Broken,
-            format!("the instance is going away: {error}"),
-        )),
     })
 }

@@ -176,7 +176,7 @@ async fn a_disk_of_a_machine_that_is_gone_is_detached_and_attached_nowhere(offer
 
 async fn a_guest_lets_go_of_a_disk_later_and_tells(offer: Offer) {
     let host = Host::new(offer);
-    let slow = json!({"unplug_ms": 400});
+    let slow = json!({"unplug_ms": 1500});
     let (client, mut events, id, disk) = with_disk(&host, slow, Bus::VirtioBlk).await;
     let unplug = client.detach_disk(removal(id, &disk)).await;
     assert_eq!(unplug.unwrap(), Unplug::Waiting);
@@ -192,7 +192,7 @@ async fn a_guest_lets_go_of_a_disk_later_and_tells(offer: Offer) {
 
 async fn a_guest_lets_go_of_a_disk_also_when_its_instance_is_gone(offer: Offer) {
     let host = Host::new(offer);
-    let slow = json!({"unplug_ms": 300});
+    let slow = json!({"unplug_ms": 1500});
     let (client, events, id, disk) = with_disk(&host, slow, Bus::VirtioBlk).await;
     let unplug = client.detach_disk(removal(id, &disk)).await;
     assert_eq!(unplug.unwrap(), Unplug::Waiting);

@@ -1,5 +1,7 @@
 //! Faults: what a plugin does wrong, or cannot do, ends as an error of that verb alone.
 
+use std::future::{Future, poll_fn};
+use std::task::Poll;
 use std::time::Duration;
 
 use serde_json::json;
@@ -17,6 +19,7 @@ over_both!(
     a_failing_verb_of_a_running_machine_changes_nothing,
     a_backend_that_cannot_run_here_says_why,
     a_launch_that_hangs_ends_at_its_deadline_and_the_instance_goes_on,
+    a_launch_given_up_at_any_moment_leaves_nothing_once_its_machine_was_killed,
     a_launch_that_panics_ends_in_an_error_and_a_new_instance_works,
 );
 
@@ -112,6 +115,33 @@ async fn a_launch_that_hangs_ends_at_its_deadline_and_the_instance_goes_on(offer
         assert!(error.message.contains(part), "{part} in {error}");
     }
     assert_eq!(client.dropped().operations, 0, "it was cancelled in time");
+    assert_eq!(client.survey().await.unwrap().machines, []);
+}
+
+async fn a_launch_given_up_at_any_moment_leaves_nothing_once_its_machine_was_killed(offer: Offer) {
+    let host = Host::new(offer);
+    let (client, events) = host.start(plain());
+    let mut launched = 0;
+    // Ever later, until enough of them were given up only when their machine was there.
+    for microseconds in (0..100_000).step_by(50) {
+        let spec = host.spec();
+        let id = spec.id;
+        let mut launch = Box::pin(client.launch(spec));
+        // Its answer may even be there by now.
+        let _ = poll_fn(|cx| Poll::Ready(launch.as_mut().poll(cx))).await;
+        // The moment is what is tried; nothing tells of it.
+        std::thread::sleep(Duration::from_micros(microseconds));
+        drop(launch);
+        launched += usize::from(host.machine_file(id).exists());
+        client.kill(id).await.unwrap();
+        assert_eq!(client.sight(id).await.unwrap(), None);
+        if launched == 10 {
+            break;
+        }
+    }
+    assert_eq!(launched, 10);
+    host.stop((client, events)).await;
+    let (client, _events) = host.start(plain());
     assert_eq!(client.survey().await.unwrap().machines, []);
 }
 
