@@ -1,9 +1,9 @@
 //! Why the engine did not let a request in. What an operation failed with is in its record.
 
 use thiserror::Error;
-use vman_core::ident::Name;
-use vman_core::lifecycle::Denied;
-use vman_core::operation::Subject;
+use vman_core::ident::{IdempotencyKey, Name, OperationId};
+use vman_core::lifecycle::{Denied, NotCancellable};
+use vman_core::operation::{Subject, Verb};
 use vman_core::ports::RecordError;
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -26,4 +26,8 @@ pub enum EngineError {
     /// Others changed the record faster than this request could be decided.
     #[error("{0} is being changed by others; try again")]
     Contended(Subject),
+    #[error("idempotency key {0} was used for another request; use a new key for a new request")]
+    KeyReused(IdempotencyKey),
+    #[error("operation {operation} ({}) cannot be cancelled: {why}", .verb.word())]
+    NotCancellable { operation: OperationId, verb: Verb, why: NotCancellable },
 }

@@ -4,7 +4,7 @@
 //!  command ──▶ gate ──▶ records (new state + operation, one transaction) ──▶ 202
 //!                          │ nudge
 //!                          ▼
-//!                  one driver per subject ──▶ effects, each idempotent, undone in reverse
+//!                  one driver per turn ──▶ effects, each idempotent, undone in reverse
 //!                          │
 //!                          ▼
 //!                  records (end state, if nobody asked for another since)
@@ -15,7 +15,10 @@
 //! The engine knows no hypervisor, no SQL, no HTTP and no WASM: it sees the ports of `vman-core`.
 //! A user's command and a repair's are the same command with another reason.
 
+mod autostart;
+mod deadline;
 mod driver;
+mod ending;
 mod error;
 mod gate;
 mod operation;
@@ -31,9 +34,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use vman_core::disk::{ImageFormat, MountPoint};
-use vman_core::ident::{Name, OperationId};
+use tokio::sync::{Semaphore, watch};
+use vman_core::disk::{Bus, ImageFormat, MountPoint};
+use vman_core::ident::{IdempotencyKey, Name, OperationId};
 use vman_core::network::Network;
 use vman_core::operation::Operation;
 use vman_core::ports::{Apply, Clock, Judge, Recall, Record, RecordError};
@@ -68,6 +71,8 @@ pub struct EngineConfig {
     pub network: Network,
     /// The name of the backend that runs machines.
     pub backend: String,
+    /// How long a guest may take to power itself off before its machine is ended.
+    pub stop_grace: Duration,
     pub repair: RepairConfig,
 }
 
@@ -95,17 +100,29 @@ pub struct NewTemplate {
 pub struct NewVm {
     pub template: Name,
     pub name: Option<Name>,
+    /// Start it again when the host was booted anew while it ran.
+    pub autostart: bool,
 }
 
 /// A disk to be.
 #[derive(Debug, Clone)]
 pub struct NewDisk {
+    /// GiB, 1 ..= [`vman_core::disk::SIZE_GIB_MAX`]
     pub size_gib: u64,
     pub format: ImageFormat,
+    pub bus: Bus,
     pub mount_point: Option<MountPoint>,
 }
 
-/// A command that was let in.
+/// Names a request, so that its repetition is not carried out once more.
+#[derive(Debug, Clone)]
+pub struct RequestKey {
+    pub key: IdempotencyKey,
+    /// Of all that is asked, so that another request under the same key is told apart.
+    pub fingerprint: String,
+}
+
+/// A request that was let in, now or when it came first.
 #[derive(Debug, Clone)]
 pub struct Accepted<T> {
     /// As recorded now.
@@ -113,6 +130,9 @@ pub struct Accepted<T> {
     /// What carries it out; none if it was already so.
     pub operation: Option<OperationId>,
 }
+
+/// Machines started at the same time: after a boot of the host, many are to start at once.
+const LAUNCHES_AT_ONCE: usize = 16;
 
 /// Cheap to clone; all clones are one engine.
 #[derive(Clone)]
@@ -127,6 +147,8 @@ struct Inner {
     /// Held while an address or a device letter is chosen and recorded, so that no two requests
     /// choose the same one.
     choosing: tokio::sync::Mutex<()>,
+    /// One for each machine that may be started at the same time.
+    launches: Semaphore,
     /// Counts the operations that have ended since the start.
     ended: watch::Sender<u64>,
     /// True once nobody is to be kept waiting any more.
@@ -145,8 +167,10 @@ impl Engine {
     pub fn new(ports: Ports, config: EngineConfig) -> Self {
         let drivers = driver::Drivers::default();
         let choosing = tokio::sync::Mutex::new(());
+        let launches = Semaphore::new(LAUNCHES_AT_ONCE);
         let (ended, closing) = (watch::Sender::new(0), watch::Sender::new(false));
-        Self { inner: Arc::new(Inner { ports, config, drivers, choosing, ended, closing }) }
+        let inner = Inner { ports, config, drivers, choosing, launches, ended, closing };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The records, to read.
@@ -160,7 +184,7 @@ impl Engine {
         let unended = self.recall().unended(None).await?;
         let count = unended.len();
         for operation in unended {
-            self.nudge(operation.subject);
+            self.nudge(operation.turn());
         }
         Ok(count)
     }

@@ -1,260 +1,318 @@
-//! Carries one operation out: its effects in order, its undoing in reverse with the failing step
-//! included, and its end. Every step is recorded before it touches the host, and its end together
-//! with what comes next, so that a daemon killed anywhere in here finds the place again.
+//! Carries one operation out: its effects in order, and its undoing in reverse with the failing step
+//! included. Every step is recorded before it touches the host, and its end together with what
+//! comes next, so that a daemon killed anywhere in here finds the place again: a step that is
+//! recorded as running may have begun. What is left at the end is told in [`crate::ending`].
 
 use std::pin::pin;
 
-use tracing::{info, warn};
+use tracing::info;
 use vman_core::disk::DiskState;
-use vman_core::lifecycle::{Done, cuts_short, disk_end, vm_end};
-use vman_core::operation::{Effect, Operation, OperationState, Part, StepState, Subject, Verb};
+use vman_core::ident::Timestamp;
+use vman_core::lifecycle::{Outcome, may_cancel};
+use vman_core::operation::{Effect, Operation, OperationState, Part, Step, StepState, Verb};
 use vman_core::ports::{Applied, ApplyError, Change, MachineChange, RecordError, Target};
-use vman_core::vm::{FailureReason, VmState};
 
-use crate::Engine;
+use crate::driver::Turn;
+use crate::{Engine, deadline};
 
-/// How often an end is recorded anew because the record changed meanwhile.
-const END_TRIES_MAX: u32 = 16;
+/// What an operation ends with that somebody asked to break off.
+pub(crate) const BY_REQUEST: &str = "by a request";
+const SUPERSEDED: &str = "superseded by ";
+
+/// One operation while it is carried out.
+struct Run<'a> {
+    engine: &'a Engine,
+    turn: &'a mut Turn,
+    operation: Operation,
+    target: Target,
+    /// Told to the records with the next change that has to be: a commit is what costs most.
+    untold: Vec<Change>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Forward,
+    Back,
+}
 
 impl Engine {
     /// `Err` if the records could not be used: the operation has then not ended.
-    pub(crate) async fn carry_out(&self, mut operation: Operation) -> Result<(), RecordError> {
+    pub(crate) async fn carry_out(
+        &self,
+        operation: Operation,
+        turn: &mut Turn,
+    ) -> Result<(), RecordError> {
         let Some(target) = self.target(&operation.subject).await? else {
             let error = format!("{} does not exist any more", operation.subject);
-            return self.end(&operation, Err(error), vec![]).await;
+            return self.record_end(&operation, &Outcome::Failed(error), vec![]).await;
         };
-        // Told to the records with the next change that has to be: a commit is what costs most.
-        let mut untold = self.begin(&mut operation);
-        // A step that had failed before a restart: its undoing goes on.
-        let failed = operation.steps.iter().rposition(|step| has_failed(step.state));
-        let outcome = match failed {
-            Some(index) => Err((index, earlier_failure(&operation))),
-            None => self.go_forward(&mut operation, &target, &mut untold).await?,
+        if let Some(outcome) = outrun(&operation, &target) {
+            return self.record_end(&operation, &outcome, vec![]).await;
+        }
+        let mut run = Run { engine: self, turn, operation, target, untold: vec![] };
+        run.begin();
+        let halted = match earlier_halt(&run.operation) {
+            Some(outcome) => Some(outcome),
+            None => run.go_forward().await?,
         };
-        match outcome {
-            Ok(()) => self.end(&operation, Ok(()), untold).await,
-            Err((index, error)) => {
-                let error = self.go_back(&mut operation, &target, index, error).await?;
-                self.end(&operation, Err(error), vec![]).await
-            }
-        }
+        let outcome = match halted {
+            Some(outcome) => run.go_back(outcome).await?,
+            None => Outcome::Succeeded,
+        };
+        self.end(&run.operation, &outcome, run.untold).await
     }
 
-    /// The change that says so, if it had not begun before.
-    fn begin(&self, operation: &mut Operation) -> Vec<Change> {
-        if operation.state != OperationState::Pending {
-            return vec![];
-        }
-        operation.state = OperationState::Running;
-        let (verb, subject) = (operation.verb.word(), &operation.subject);
-        info!(operation = %operation.id, verb, %subject, "operation begins");
-        let state = OperationState::Running;
-        vec![Change::OperationState { operation: operation.id, state, at: self.now() }]
-    }
-
-    /// The index of the step that failed and its error, or all is done.
-    async fn go_forward(
-        &self,
-        operation: &mut Operation,
-        target: &Target,
-        untold: &mut Vec<Change>,
-    ) -> Result<Result<(), (usize, String)>, RecordError> {
-        for index in 0..operation.steps.len() {
-            if operation.steps[index].state == StepState::Done {
-                continue;
-            }
-            let step = &mut operation.steps[index];
-            step.state = StepState::Running;
-            step.started_at = Some(self.now());
-            // Before the host is touched, with the end of the step before.
-            self.record_step(operation, index, std::mem::take(untold)).await?;
-            let effect = operation.steps[index].effect;
-            let applied = self.apply_unless_cut_short(operation, effect, target).await;
-            let step = &mut operation.steps[index];
-            step.ended_at = Some(self.now());
-            match applied {
-                Ok(Applied { machine, note }) => {
-                    step.state = StepState::Done;
-                    step.note = note;
-                    untold.extend(machine_change(target, machine));
-                    untold.push(step_change(operation, index));
-                }
-                Err(ApplyError(error)) => {
-                    step.state = StepState::Failed;
-                    step.note = Some(error.clone());
-                    self.record_step(operation, index, vec![]).await?;
-                    return Ok(Err((index, error)));
-                }
-            }
-        }
-        Ok(Ok(()))
-    }
-
-    /// Undoes the steps up to and with `index`, last first, going on after errors; returns them all
-    /// in one text behind `error`.
-    async fn go_back(
-        &self,
-        operation: &mut Operation,
-        target: &Target,
-        index: usize,
-        mut error: String,
-    ) -> Result<String, RecordError> {
-        for index in (0..=index).rev() {
-            let step = &operation.steps[index];
-            let Some(undo) = step.undo else { continue };
-            if step.state == StepState::Undone {
-                continue;
-            }
-            let applied = self.apply(undo, target).await;
-            let step = &mut operation.steps[index];
-            step.ended_at = Some(self.now());
-            let seen = match applied {
-                Ok(Applied { machine, .. }) => {
-                    step.state = StepState::Undone;
-                    machine_change(target, machine)
-                }
-                Err(ApplyError(undo_error)) => {
-                    step.state = StepState::UndoFailed;
-                    error.push_str(&format!("; undoing by {} failed: {undo_error}", undo.word()));
-                    vec![]
-                }
-            };
-            self.record_step(operation, index, seen).await?;
-        }
-        Ok(error)
-    }
-
-    /// Drops an effect whose place a newer command takes, also one that was let in already.
-    async fn apply_unless_cut_short(
-        &self,
-        operation: &Operation,
-        effect: Effect,
-        target: &Target,
-    ) -> Result<Applied, ApplyError> {
-        let nudged = self.inner.drivers.nudged(&operation.subject);
-        let mut applying = pin!(self.apply(effect, target));
-        // Bounded by the effect: every turn but the last one is a command that came in meanwhile.
-        loop {
-            if let Some(newer) = self.cuts_short(operation, effect).await {
-                let (verb, id) = (newer.verb.word(), newer.id);
-                return Err(ApplyError(format!("superseded by {verb} (operation {id})")));
-            }
-            tokio::select! {
-                applied = &mut applying => return applied,
-                () = nudged.notified() => {}
-            }
-        }
-    }
-
-    async fn cuts_short(&self, operation: &Operation, effect: Effect) -> Option<Operation> {
-        if !Verb::ALL.iter().any(|verb| cuts_short(*verb, effect)) {
-            return None;
-        }
-        // Records that cannot be read are no reason to break off what goes on.
-        let unended = self.recall().unended(Some(&operation.subject)).await.unwrap_or_default();
-        let newer = unended.into_iter().skip_while(|other| other.id != operation.id).skip(1);
-        newer.into_iter().find(|newer| cuts_short(newer.verb, effect))
-    }
-
+    /// One effect, bounded in time. What has not ended by then is dropped.
     async fn apply(&self, effect: Effect, target: &Target) -> Result<Applied, ApplyError> {
+        let _launch = match effect == Effect::Launch {
+            // Nobody closes it.
+            true => self.inner.launches.acquire().await.ok(),
+            false => None,
+        };
         let port = match effect.part() {
             Part::Network(_) => &self.inner.ports.network,
-            Part::Machine(_) | Part::Image(_) | Part::QuarantineFile => &self.inner.ports.operator,
+            Part::Machine(_) | Part::Disk(_) | Part::QuarantineFile => &self.inner.ports.operator,
         };
-        port.apply(effect, target).await
-    }
-
-    async fn record_step(
-        &self,
-        operation: &Operation,
-        index: usize,
-        mut with: Vec<Change>,
-    ) -> Result<(), RecordError> {
-        with.push(step_change(operation, index));
-        self.commit_port().commit(with).await
-    }
-
-    /// Records the end, and the subject's state with it unless another command came in since: then
-    /// the state is that command's.
-    async fn end(
-        &self,
-        operation: &Operation,
-        outcome: Result<(), String>,
-        untold: Vec<Change>,
-    ) -> Result<(), RecordError> {
-        for _ in 0..END_TRIES_MAX {
-            let mut changes = untold.clone();
-            changes.extend(self.end_state(operation, &outcome).await?);
-            let state = match &outcome {
-                Ok(()) => OperationState::Succeeded,
-                Err(error) => OperationState::Failed(error.clone()),
-            };
-            let at = self.now();
-            changes.push(Change::OperationState { operation: operation.id, state, at });
-            match self.commit_port().commit(changes).await {
-                Ok(()) => {
-                    self.tell_end(operation, &outcome);
-                    return Ok(());
-                }
-                Err(RecordError::Stale(_)) => {}
-                Err(error) => return Err(error),
-            }
+        let at_most = deadline::of(effect, self.inner.config.stop_grace);
+        match tokio::time::timeout(at_most, port.apply(effect, target)).await {
+            Ok(applied) => applied,
+            Err(_) => Err(ApplyError::Failed(format!(
+                "{} did not end within {} s, so it was given up; see the log for what the backend \
+                 and the host say, then try again, or kill the VM if its machine hangs",
+                effect.word(),
+                at_most.as_secs()
+            ))),
         }
-        Err(RecordError::Stale(operation.subject.to_string()))
-    }
-
-    async fn end_state(
-        &self,
-        operation: &Operation,
-        outcome: &Result<(), String>,
-    ) -> Result<Vec<Change>, RecordError> {
-        let subject = &operation.subject;
-        // Read before looking for others: whoever comes in after this makes the change stale.
-        let changes = match subject {
-            Subject::Vm(id) => match self.recall().vm(*id).await? {
-                Some(vm) => vm_changes(&vm, operation.verb, outcome, self.now()),
-                None => vec![],
-            },
-            Subject::Disk(id) => match self.recall().disk(*id).await? {
-                Some(disk) => disk_changes(&disk, operation.verb, outcome, self.now()),
-                None => vec![],
-            },
-            Subject::Machine(_) | Subject::File(_) => vec![],
-        };
-        let unended = self.recall().unended(Some(subject)).await?;
-        let superseded = unended.iter().any(|other| other.id != operation.id);
-        Ok(if superseded { vec![] } else { changes })
-    }
-
-    fn tell_end(&self, operation: &Operation, outcome: &Result<(), String>) {
-        let (id, verb, subject) = (operation.id, operation.verb.word(), &operation.subject);
-        let duration_ms = self.now().since(operation.created_at);
-        match outcome {
-            Ok(()) => info!(operation = %id, verb, %subject, duration_ms, "operation succeeded"),
-            Err(error) => {
-                warn!(operation = %id, verb, %subject, duration_ms, %error, "operation failed");
-            }
-        }
-        self.inner.ended.send_modify(|count| *count = count.wrapping_add(1));
-        // What was in transition until now can be compared again.
-        (self.inner.ports.wake_observer)();
     }
 }
 
-/// The step failed, or it was undone because a later one did.
-fn has_failed(state: StepState) -> bool {
-    match state {
+impl Run<'_> {
+    fn begin(&mut self) {
+        let operation = &mut self.operation;
+        let (id, verb, subject) = (operation.id, operation.verb.word(), &operation.subject);
+        info!(operation = %id, verb, %subject, "operation begins");
+        if operation.state == OperationState::Pending {
+            operation.state = OperationState::Running;
+            let (state, at) = (OperationState::Running, self.engine.now());
+            self.untold.push(Change::OperationState { operation: id, state, at });
+        }
+    }
+
+    /// Why it went no further, or all is done.
+    async fn go_forward(&mut self) -> Result<Option<Outcome>, RecordError> {
+        for index in 0..self.operation.steps.len() {
+            if self.operation.steps[index].state == StepState::Done {
+                continue;
+            }
+            let effect = self.operation.steps[index].effect;
+            self.turn.look(self.engine, self.operation.id).await;
+            let applied = match broken_off(self.turn, &self.operation, effect, Way::Forward) {
+                Some(who) => Err(Outcome::Cancelled(who)),
+                None => {
+                    self.record_begun(index).await?;
+                    self.apply(effect, Way::Forward).await
+                }
+            };
+            match applied {
+                Ok(applied) => self.tell_done(index, applied),
+                Err(outcome) => {
+                    self.record_failed(index, &outcome).await?;
+                    return Ok(Some(outcome));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Before the host is touched, with the end of the step before. Steps that go with this one are
+    /// recorded as running with it, to spare a commit for each.
+    async fn record_begun(&mut self, index: usize) -> Result<(), RecordError> {
+        let now = self.engine.now();
+        let begins = self.operation.steps[index].state == StepState::Pending;
+        for index in mark_begun(&mut self.operation.steps[index..], now).map(|at| index + at) {
+            self.untold.push(step_change(&self.operation, index));
+        }
+        self.operation.steps[index].started_at = Some(now);
+        if begins { self.record_untold().await } else { Ok(()) }
+    }
+
+    fn tell_done(&mut self, index: usize, applied: Applied) {
+        let now = self.engine.now();
+        let Applied { machine, note } = applied;
+        let step = &mut self.operation.steps[index];
+        (step.state, step.ended_at, step.note) = (StepState::Done, Some(now), note);
+        self.untold.extend(machine_change(&self.target, machine));
+        if self.operation.steps[index].effect == Effect::PrepareDisks {
+            self.untold.extend(attach_made(&mut self.target, now));
+        }
+        self.untold.push(step_change(&self.operation, index));
+    }
+
+    async fn record_failed(&mut self, index: usize, why: &Outcome) -> Result<(), RecordError> {
+        let step = &mut self.operation.steps[index];
+        step.state = StepState::Failed;
+        step.note = Some(text(why).to_owned());
+        step.ended_at = Some(self.engine.now());
+        self.untold.push(step_change(&self.operation, index));
+        for index in index + 1..self.operation.steps.len() {
+            let step = &mut self.operation.steps[index];
+            // One with an undo is undone.
+            if step.state == StepState::Running && step.undo.is_none() {
+                *step = Step::new(step.effect, None);
+                self.untold.push(step_change(&self.operation, index));
+            }
+        }
+        self.record_untold().await
+    }
+
+    /// Undoes every step that has begun, last first, going on after errors; returns them all in one
+    /// text behind the first.
+    async fn go_back(&mut self, mut outcome: Outcome) -> Result<Outcome, RecordError> {
+        for index in (0..self.operation.steps.len()).rev() {
+            let step = &self.operation.steps[index];
+            let Some(undo) = step.undo else { continue };
+            if step.state == StepState::Undone || step.started_at.is_none() {
+                continue;
+            }
+            let applied = self.apply(undo, Way::Back).await;
+            let step = &mut self.operation.steps[index];
+            step.ended_at = Some(self.engine.now());
+            match applied {
+                Ok(Applied { machine, .. }) => {
+                    step.state = StepState::Undone;
+                    self.untold.extend(machine_change(&self.target, machine));
+                }
+                Err(why) => {
+                    step.state = StepState::UndoFailed;
+                    outcome = undo_failed(outcome, undo, &why);
+                }
+            }
+            self.untold.push(step_change(&self.operation, index));
+            self.record_untold().await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Drops an effect whose place a newer command takes, or that somebody called off.
+    async fn apply(&mut self, effect: Effect, way: Way) -> Result<Applied, Outcome> {
+        let Self { engine, turn, operation, target, .. } = self;
+        let mut applying = pin!(engine.apply(effect, target));
+        turn.look(engine, operation.id).await;
+        // Bounded by the effect: every round but the last one is a command that came in meanwhile.
+        loop {
+            if let Some(who) = broken_off(turn, operation, effect, way) {
+                return Err(Outcome::Cancelled(who));
+            }
+            tokio::select! {
+                biased;
+                applied = &mut applying => return applied.map_err(outcome_of),
+                () = turn.nudged() => turn.look(engine, operation.id).await,
+            }
+        }
+    }
+
+    async fn record_untold(&mut self) -> Result<(), RecordError> {
+        self.engine.commit(std::mem::take(&mut self.untold)).await
+    }
+}
+
+/// Who breaks `operation` off before or while `effect` goes on, if anybody does.
+fn broken_off(turn: &Turn, operation: &Operation, effect: Effect, way: Way) -> Option<String> {
+    if let Some(newer) = turn.superseding(operation.id, effect) {
+        return Some(format!("{SUPERSEDED}{} (operation {})", newer.verb.word(), newer.id));
+    }
+    let called_off = match way {
+        Way::Forward => turn.is_cancelled(operation.id) && may_cancel(operation).is_ok(),
+        // What goes back is broken off already.
+        Way::Back => false,
+    };
+    called_off.then(|| BY_REQUEST.to_owned())
+}
+
+/// Marks the first of `steps` as running, with those that go with it, unless it is so already;
+/// returns which.
+pub(crate) fn mark_begun(steps: &mut [Step], now: Timestamp) -> std::ops::Range<usize> {
+    let pending = |step: &Step| step.state == StepState::Pending;
+    if !steps.first().is_some_and(pending) {
+        return 0..0;
+    }
+    let follows = |pair: &[Step]| goes_with(pair[0].effect, pair[1].effect) && pending(&pair[1]);
+    let count = 1 + steps.windows(2).take_while(|pair| follows(pair)).count();
+    for step in &mut steps[..count] {
+        (step.state, step.started_at) = (StepState::Running, Some(now));
+    }
+    0..count
+}
+
+/// Whether `next` may be recorded as begun when `effect` begins. Both are short, or `effect` cannot
+/// be broken off; and taking `next` back does no harm where `effect` has failed.
+fn goes_with(effect: Effect, next: Effect) -> bool {
+    let prepares = |effect| {
+        matches!(effect, Effect::PrepareDirectory | Effect::PrepareDisks | Effect::ConnectNetwork)
+    };
+    let clears = |effect| matches!(effect, Effect::DisconnectNetwork | Effect::RemoveDirectory);
+    let ends = matches!(effect, Effect::End | Effect::Kill);
+    prepares(effect) && prepares(next) || (ends || clears(effect)) && clears(next)
+}
+
+/// How an operation ends whose disk its VM has not any more: the VM was deleted before its turn
+/// came, and let go of the disk.
+fn outrun(operation: &Operation, target: &Target) -> Option<Outcome> {
+    let (Some(vm), Target::Disk(target)) = (operation.turn_of, target) else { return None };
+    if target.disk.vm == Some(vm) {
+        return None;
+    }
+    Some(match operation.verb == Verb::DiskDetach {
+        true => Outcome::Succeeded,
+        false => Outcome::Failed(format!("vm {vm} does not hold disk {} any more", target.disk.id)),
+    })
+}
+
+/// Why it went no further before the daemon was restarted, if it did not: the last step with a note
+/// among those that failed or were undone is the one that failed.
+fn earlier_halt(operation: &Operation) -> Option<Outcome> {
+    let halted = |step: &&Step| match step.state {
         StepState::Failed | StepState::Undone | StepState::UndoFailed => true,
         StepState::Pending | StepState::Running | StepState::Done => false,
+    };
+    operation.steps.iter().find(halted)?;
+    let note = operation.steps.iter().filter(halted).rev().find_map(|step| step.note.clone());
+    let unknown = || "a step failed before the daemon was restarted".to_owned();
+    let why = note.unwrap_or_else(unknown);
+    let called_off = operation.cancel_requested && why == BY_REQUEST;
+    Some(match called_off || why.starts_with(SUPERSEDED) {
+        true => Outcome::Cancelled(why),
+        // Of which kind it was is not known any more.
+        false => Outcome::Failed(why),
+    })
+}
+
+fn outcome_of(error: ApplyError) -> Outcome {
+    match error {
+        ApplyError::Failed(why) => Outcome::Failed(why),
+        ApplyError::Refused(why) => Outcome::Refused(why),
+        ApplyError::LeftToTheGuest(why) => Outcome::LeftToTheGuest(why),
     }
 }
 
-/// The error of the step that had failed before the daemon was restarted: the last one touched.
-fn earlier_failure(operation: &Operation) -> String {
-    let failed = operation.steps.iter().rfind(|step| has_failed(step.state));
-    failed
-        .and_then(|step| step.note.clone())
-        .unwrap_or_else(|| "a step failed before the daemon was restarted".to_owned())
+/// What went wrong, or who broke it off.
+pub(crate) fn text(outcome: &Outcome) -> &str {
+    match outcome {
+        Outcome::Succeeded => "",
+        Outcome::Failed(why)
+        | Outcome::Refused(why)
+        | Outcome::LeftToTheGuest(why)
+        | Outcome::Cancelled(why) => why,
+    }
+}
+
+fn undo_failed(outcome: Outcome, undo: Effect, why: &Outcome) -> Outcome {
+    let both = format!("{}; undoing by {} failed: {}", text(&outcome), undo.word(), text(why));
+    match matches!((&outcome, why), (Outcome::Cancelled(_), Outcome::Cancelled(_))) {
+        // What it left is for the newer command, which does not wait for it.
+        true => Outcome::Cancelled(both),
+        false => Outcome::Failed(both),
+    }
 }
 
 fn step_change(operation: &Operation, index: usize) -> Change {
@@ -262,57 +320,25 @@ fn step_change(operation: &Operation, index: usize) -> Change {
     Change::OperationStep { operation: operation.id, index, step }
 }
 
-fn machine_change(target: &Target, change: MachineChange) -> Vec<Change> {
-    let Target::Vm(target) = target else { return vec![] };
+fn machine_change(target: &Target, change: MachineChange) -> Option<Change> {
+    let Target::Vm(target) = target else { return None };
     let vm = target.vm.id;
     match change {
-        MachineChange::Same => vec![],
-        MachineChange::Lives(machine) => vec![Change::VmMachine { vm, machine: Some(machine) }],
-        MachineChange::Gone => vec![Change::VmMachine { vm, machine: None }],
+        MachineChange::Same => None,
+        MachineChange::Lives(machine) => Some(Change::VmMachine { vm, machine: Some(machine) }),
+        MachineChange::Gone => Some(Change::VmMachine { vm, machine: None }),
     }
 }
 
-fn vm_changes(
-    vm: &vman_core::vm::Vm,
-    verb: Verb,
-    outcome: &Result<(), String>,
-    at: vman_core::ident::Timestamp,
-) -> Vec<Change> {
-    let state = match (outcome, vm_end(verb)) {
-        (_, None) => return vec![],
-        (Ok(()), Some(Done::State(state))) => state,
-        (Ok(()), Some(Done::Gone)) => return vec![Change::RemoveVm(vm.id, at)],
-        (Err(error), Some(_)) => {
-            VmState::Failed(FailureReason(format!("{}: {error}", verb.word())))
-        }
-    };
-    // Also where no effect told so: one that is believed to be gone is not looked for any more.
-    let gone = (state == VmState::Stopped && vm.machine.is_some())
-        .then_some(Change::VmMachine { vm: vm.id, machine: None });
-    let change = Change::VmState { vm: vm.id, expected: vm.generation, state, at };
-    std::iter::once(change).chain(gone).collect()
-}
-
-fn disk_changes(
-    disk: &vman_core::disk::Disk,
-    verb: Verb,
-    outcome: &Result<(), String>,
-    at: vman_core::ident::Timestamp,
-) -> Vec<Change> {
-    let state = match (outcome, disk_end(verb)) {
-        (_, None) => return vec![],
-        (Ok(()), Some(Done::State(state))) => state,
-        (Ok(()), Some(Done::Gone)) => return vec![Change::RemoveDisk(disk.id)],
-        (Err(error), Some(_)) => {
-            DiskState::Failed(FailureReason(format!("{}: {error}", verb.word())))
-        }
-    };
-    vec![Change::DiskState {
-        disk: disk.id,
-        expected: disk.generation,
-        state,
-        vm: disk.vm,
-        mount_point: disk.mount_point.clone(),
-        at,
-    }]
+/// The disks that were made for the VM are attached from now on.
+fn attach_made(target: &mut Target, at: Timestamp) -> Vec<Change> {
+    let Target::Vm(target) = target else { return vec![] };
+    let made = target.disks.iter_mut().filter(|disk| disk.state == DiskState::Creating);
+    made.map(|disk| {
+        let expected = disk.generation;
+        (disk.state, disk.generation) = (DiskState::Attached, expected.next());
+        let (state, vm, mount_point) = (disk.state.clone(), disk.vm, disk.mount_point.clone());
+        Change::DiskState { disk: disk.id, expected, state, vm, mount_point, at }
+    })
+    .collect()
 }

@@ -8,14 +8,15 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use uuid::Uuid;
-use vman_core::coherence::{GuestEnded, Incoherence, Kind, Look};
+use vman_core::coherence::{DiskReleased, GuestEnded, Incoherence, Kind, Look};
 use vman_core::ident::{IssueId, Timestamp};
-use vman_core::lifecycle::VmCommand;
+use vman_core::lifecycle::{DiskCommand, VmCommand};
 use vman_core::operation::{Operation, OperationState, Reason, Subject};
 use vman_core::ports::{Change, RecordError};
 use vman_core::repair::{Issue, IssueState, Resolution};
 use vman_core::vm::VmState;
 
+use crate::gate::Ask;
 use crate::{Engine, EngineError};
 
 /// Repairs under way at one time; nobody is asked for further ones before one has ended.
@@ -100,6 +101,9 @@ impl Engine {
         for ended in &look.guests_ended {
             self.record_guest_end(*ended).await;
         }
+        for released in &look.disks_released {
+            self.record_release(*released).await;
+        }
         let due = self.take_in(&look).await?;
         if !self.judge_all(due).await? {
             return Ok(Some(self.now()));
@@ -111,8 +115,9 @@ impl Engine {
     }
 
     async fn record_guest_end(&self, ended: GuestEnded) {
-        let (vm, seen) = (ended.vm, Some(ended.generation));
-        match self.let_in_vm(vm, VmCommand::GuestEnded, Reason::Guest, seen).await {
+        let vm = ended.vm;
+        let ask = Ask::seen(Reason::Guest, Some(ended.generation));
+        match self.let_in_vm(vm, VmCommand::GuestEnded, ask).await {
             Ok(_) => info!(%vm, "the guest powered itself off"),
             // Somebody else has done something with it since.
             Err(
@@ -120,6 +125,29 @@ impl Engine {
                 | EngineError::Record(RecordError::Stale(_) | RecordError::NotFound(_)),
             ) => {}
             Err(error) => warn!(%vm, %error, "the guest's end cannot be recorded"),
+        }
+    }
+
+    /// What is under way on the disk will say itself how it ended.
+    async fn record_release(&self, released: DiskReleased) {
+        let disk = released.disk;
+        match self.recall().unended(Some(&Subject::Disk(disk))).await {
+            Ok(under_way) if under_way.is_empty() => {}
+            Ok(_) => return,
+            Err(error) => {
+                warn!(%disk, %error, "the release of a disk cannot be recorded");
+                return;
+            }
+        }
+        let ask = Ask::seen(Reason::Guest, Some(released.generation));
+        match self.let_in_disk(disk, DiskCommand::Released, None, ask).await {
+            Ok(_) => info!(%disk, "the guest has let go of the disk"),
+            // Somebody else has done something with it since.
+            Err(
+                EngineError::NotFound(_)
+                | EngineError::Record(RecordError::Stale(_) | RecordError::NotFound(_)),
+            ) => {}
+            Err(error) => warn!(%disk, %error, "the release of a disk cannot be recorded"),
         }
     }
 
@@ -225,16 +253,22 @@ impl Engine {
     /// Its record was brought into line with the host, not the host with its record.
     async fn failed_instead(&self, issue: &Issue) -> Result<bool, RecordError> {
         match (issue.kind, &issue.subject) {
-            (Kind::VmProcessMissing, Subject::Vm(id)) => {
+            (
+                Kind::VmProcessMissing | Kind::VmControlLost | Kind::VmGuestPanicked,
+                Subject::Vm(id),
+            ) => {
                 let vm = self.recall().vm(*id).await?;
                 Ok(vm.is_some_and(|vm| matches!(vm.state, VmState::Failed(_))))
             }
             (
                 Kind::VmProcessMissing
                 | Kind::VmProcessUnexpected
+                | Kind::VmControlLost
+                | Kind::VmGuestPanicked
                 | Kind::ProcessOrphan
                 | Kind::DiskFileMissing
                 | Kind::DiskAttachmentMismatch
+                | Kind::DiskUnplugUnanswered
                 | Kind::FileOrphan
                 | Kind::DeviceOrphan,
                 _,

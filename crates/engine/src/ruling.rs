@@ -12,6 +12,7 @@ use vman_core::repair::{
 };
 use vman_core::vm::{FailureReason, VmState};
 
+use crate::gate::Ask;
 use crate::{Engine, EngineError};
 
 /// A held issue without a time of its own is judged again after this.
@@ -124,10 +125,10 @@ impl Engine {
         let (subject, seen) = (&issue.subject, issue.generation);
         match (RepairCommand::from(candidate), subject) {
             (RepairCommand::Vm(command), Subject::Vm(id)) => {
-                Ok(self.let_in_vm(*id, command, reason, seen).await?.operation)
+                Ok(self.let_in_vm(*id, command, Ask::seen(reason, seen)).await?.operation)
             }
             (RepairCommand::Disk(command), Subject::Disk(id)) => {
-                Ok(self.let_in_disk(*id, command, None, reason, seen).await?.operation)
+                Ok(self.let_in_disk(*id, command, None, Ask::seen(reason, seen)).await?.operation)
             }
             (RepairCommand::Stray(verb), Subject::Machine(_) | Subject::File(_)) => {
                 Ok(Some(self.command_stray(subject.clone(), verb, reason).await?))

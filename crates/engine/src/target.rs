@@ -2,7 +2,7 @@
 
 use vman_core::ident::Generation;
 use vman_core::operation::Subject;
-use vman_core::ports::{RecordError, Target, VmTarget};
+use vman_core::ports::{DiskTarget, RecordError, Target, VmTarget};
 
 use crate::Engine;
 
@@ -32,7 +32,12 @@ impl Engine {
                 Ok(Some(Target::Vm(Box::new(VmTarget { vm, template, disks, nic }))))
             }
             Subject::Disk(id) => {
-                Ok(self.recall().disk(*id).await?.map(|disk| Target::Disk(Box::new(disk))))
+                let Some(disk) = self.recall().disk(*id).await? else { return Ok(None) };
+                let vm = match disk.vm {
+                    Some(vm) => self.recall().vm(vm).await?,
+                    None => None,
+                };
+                Ok(Some(Target::Disk(Box::new(DiskTarget { disk, vm }))))
             }
             Subject::Machine(id) => Ok(Some(Target::Machine(*id))),
             Subject::File(path) => Ok(Some(Target::File(path.clone()))),

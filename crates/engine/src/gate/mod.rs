@@ -1,27 +1,74 @@
 //! The gate: decides on arrival, and records what it lets in before anything is touched. Carrying
 //! out is the driver's. Here is what all subjects share, with templates, which are records alone,
-//! and with things that have no record; VMs and disks have files of their own.
+//! and with things that have no record; VMs, disks, repeated requests and calling off have files of
+//! their own.
 
+mod cancel;
 mod disks;
+mod requests;
 mod vms;
 
 use uuid::Uuid;
-use vman_core::ident::{Generation, Name, OperationId};
+use vman_core::ident::{Generation, Name, OperationId, VmId};
 use vman_core::lifecycle::{self, Denied};
 use vman_core::operation::{Operation, OperationState, Reason, Step, Subject, Verb};
-use vman_core::ports::{Change, RecordError};
+use vman_core::ports::{Change, LetIn, RecordError};
 use vman_core::template::Template;
 
-use crate::{Engine, EngineError, NewTemplate};
+use crate::operation::mark_begun;
+use crate::{Accepted, Engine, EngineError, NewTemplate, RequestKey};
 
 /// How often one request is decided anew because the record changed meanwhile.
 const TRIES_MAX: u32 = 16;
-/// Operations of one subject that may wait for their turn.
+/// Operations of one turn that may wait.
 const WAITING_MAX: usize = 16;
+
+/// Why a command comes, and what it is held against.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    reason: Reason,
+    /// The generation of the record that was looked at: the command answers to what may not be so
+    /// any more.
+    expected: Option<Generation>,
+    key: Option<RequestKey>,
+}
+
+impl Ask {
+    /// By somebody who has not looked.
+    fn keyed(reason: Reason, key: Option<RequestKey>) -> Self {
+        Self { reason, expected: None, key }
+    }
+
+    /// For what was seen of the record of that generation.
+    pub(crate) fn seen(reason: Reason, expected: Option<Generation>) -> Self {
+        Self { reason, expected, key: None }
+    }
+}
+
+/// What a new operation is made of.
+struct NewOperation {
+    subject: Subject,
+    turn_of: Option<VmId>,
+    verb: Verb,
+    reason: Reason,
+    steps: Vec<Step>,
+}
 
 impl Engine {
     /// `Exists` if the name is taken.
-    pub async fn create_template(&self, new: NewTemplate) -> Result<Template, EngineError> {
+    pub async fn create_template(
+        &self,
+        new: NewTemplate,
+        key: Option<RequestKey>,
+    ) -> Result<Accepted<Template>, EngineError> {
+        self.once(key.clone(), self.record_template(new, key)).await
+    }
+
+    async fn record_template(
+        &self,
+        new: NewTemplate,
+        key: Option<RequestKey>,
+    ) -> Result<Accepted<Template>, EngineError> {
         let template = Template {
             name: new.name,
             cpu_count: new.cpu_count,
@@ -29,8 +76,10 @@ impl Engine {
             boot: new.boot,
             created_at: self.now(),
         };
-        self.commit_port().commit(vec![Change::AddTemplate(template.clone())]).await?;
-        Ok(template)
+        let mut changes = vec![Change::AddTemplate(template.clone())];
+        changes.extend(self.keep(key.as_ref(), LetIn::Template(template.name.clone())));
+        self.commit_port().commit(changes).await?;
+        Ok(Accepted { record: template, operation: None })
     }
 
     /// `InUse` while a VM is made from it.
@@ -64,38 +113,40 @@ impl Engine {
             return Ok(under_way.id);
         }
         let steps = lifecycle::stray_steps(verb).unwrap_or_default();
-        let operation = self.new_operation(&subject, verb, reason, steps);
-        let id = operation.id;
+        let new = NewOperation { subject, turn_of: None, verb, reason, steps };
+        let operation = self.new_operation(new).await?;
+        let (id, turn) = (operation.id, operation.turn());
         self.commit_port().commit(vec![Change::AddOperation(operation)]).await?;
-        self.nudge(subject);
+        self.nudge(turn);
         Ok(id)
     }
 
-    async fn room_for_one_more(&self, subject: &Subject) -> Result<(), EngineError> {
-        if self.recall().unended(Some(subject)).await?.len() < WAITING_MAX {
-            Ok(())
-        } else {
-            Err(EngineError::Full(subject.clone()))
-        }
-    }
-
-    fn new_operation(
-        &self,
-        subject: &Subject,
-        verb: Verb,
-        reason: Reason,
-        steps: Vec<Step>,
-    ) -> Operation {
-        Operation {
+    /// `Full` if too many wait in its turn. One that nothing is to be waited for begins at once;
+    /// what it begins with is then recorded with it.
+    async fn new_operation(&self, new: NewOperation) -> Result<Operation, EngineError> {
+        let NewOperation { subject, turn_of, verb, reason, steps } = new;
+        let mut operation = Operation {
             id: OperationId(Uuid::new_v4()),
-            subject: subject.clone(),
+            subject,
             verb,
             reason,
             state: OperationState::Pending,
+            turn_of,
+            cancel_requested: false,
             steps,
             created_at: self.now(),
             ended_at: None,
+        };
+        let turn = operation.turn();
+        let waiting = self.recall().in_turn(&turn).await?.len();
+        if waiting >= WAITING_MAX {
+            return Err(EngineError::Full(turn));
         }
+        if waiting == 0 {
+            operation.state = OperationState::Running;
+            mark_begun(&mut operation.steps, operation.created_at);
+        }
+        Ok(operation)
     }
 }
 

@@ -1,34 +1,48 @@
 //! The gate for VMs: making one, and every command on one.
 
+use tokio::sync::MutexGuard;
 use uuid::Uuid;
 use vman_core::coherence::Kind;
-use vman_core::ident::{Generation, VmId};
+use vman_core::disk::{Bus, Disk, DiskState, ImageFormat, MountPoint};
+use vman_core::ident::{DiskId, Generation, VmId};
 use vman_core::lifecycle::{Denied, Transition, VmCommand, decide_vm};
 use vman_core::network::{Lease, Mac};
-use vman_core::operation::{Reason, Subject, Verb};
-use vman_core::ports::{Change, RecordError};
+use vman_core::operation::{Effect, Reason, Subject, Verb};
+use vman_core::ports::{Change, LetIn, RecordError};
 use vman_core::repair::Issue;
+use vman_core::template::Boot;
 use vman_core::vm::{Vm, VmState};
 
-use super::{TRIES_MAX, denial, still_as};
+use super::{Ask, NewOperation, TRIES_MAX, denial, still_as};
 use crate::to_the_end::ToTheEnd;
-use crate::{Accepted, Engine, EngineError, NewVm};
+use crate::{Accepted, Engine, EngineError, NewVm, RequestKey};
 
 impl Engine {
     /// Records a VM and its lease; the host is not touched before its first start.
-    pub async fn create_vm(&self, new: NewVm) -> Result<Vm, EngineError> {
+    pub async fn create_vm(
+        &self,
+        new: NewVm,
+        key: Option<RequestKey>,
+    ) -> Result<Accepted<Vm>, EngineError> {
         let engine = self.clone();
-        ToTheEnd::new(async move { engine.record_vm(new).await }).await
+        ToTheEnd::new(async move { engine.once(key.clone(), engine.record_vm(new, key)).await })
+            .await
     }
 
-    async fn record_vm(&self, new: NewVm) -> Result<Vm, EngineError> {
+    async fn record_vm(
+        &self,
+        new: NewVm,
+        key: Option<RequestKey>,
+    ) -> Result<Accepted<Vm>, EngineError> {
         if self.recall().template(&new.template).await?.is_none() {
             return Err(EngineError::NoTemplate(new.template));
         }
         let _choosing = self.inner.choosing.lock().await;
         let vm = self.new_vm(&new).await?;
-        match self.commit_port().commit(vec![Change::AddVm(vm.clone())]).await {
-            Ok(()) => Ok(vm),
+        let mut changes = vec![Change::AddVm(vm.clone())];
+        changes.extend(self.keep(key.as_ref(), LetIn::Subject(Subject::Vm(vm.id), None)));
+        match self.commit_port().commit(changes).await {
+            Ok(()) => Ok(Accepted { record: vm, operation: None }),
             // The template went in between.
             Err(RecordError::NotFound(_)) => Err(EngineError::NoTemplate(new.template)),
             Err(error) => Err(error.into()),
@@ -48,12 +62,24 @@ impl Engine {
             name: new.name.clone(),
             template: new.template.clone(),
             state: VmState::Stopped,
+            autostart: new.autostart,
             generation: Generation::FIRST,
             machine: None,
             lease: Lease { address, mac: Mac::of(id) },
             created_at: now,
             updated_at: now,
         })
+    }
+
+    /// Whether the VM is started again when the host was booted anew while it ran.
+    pub async fn set_autostart(&self, id: VmId, autostart: bool) -> Result<Vm, EngineError> {
+        let unknown = || EngineError::NotFound(Subject::Vm(id));
+        let change = Change::VmAutostart { vm: id, autostart, at: self.now() };
+        match self.commit_port().commit(vec![change]).await {
+            Ok(()) => self.recall().vm(id).await?.ok_or_else(unknown),
+            Err(RecordError::NotFound(_)) => Err(unknown()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Lets a command in if the VM's state allows it. Dropped half way, it goes on by itself: what
@@ -63,31 +89,36 @@ impl Engine {
         id: VmId,
         command: VmCommand,
         reason: Reason,
+        key: Option<RequestKey>,
     ) -> Result<Accepted<Vm>, EngineError> {
         let engine = self.clone();
-        let let_in = async move { engine.let_in_vm(id, command, reason, None).await };
-        ToTheEnd::new(let_in).await
+        ToTheEnd::new(async move {
+            let ask = Ask::keyed(reason, key.clone());
+            engine.once(key, engine.let_in_vm(id, command, ask)).await
+        })
+        .await
     }
 
-    /// `Stale` if the VM has another generation than `expected`, the one that was looked at: the
-    /// command answers to what may not be so any more.
+    /// `Stale` if the VM has another generation than the one that was looked at.
     pub(crate) async fn let_in_vm(
         &self,
         id: VmId,
         command: VmCommand,
-        reason: Reason,
-        expected: Option<Generation>,
+        ask: Ask,
     ) -> Result<Accepted<Vm>, EngineError> {
         let subject = Subject::Vm(id);
         for _ in 0..TRIES_MAX {
             let vm = self.recall().vm(id).await?.ok_or(EngineError::NotFound(subject.clone()))?;
-            still_as(expected, vm.generation, &subject)?;
+            still_as(ask.expected, vm.generation, &subject)?;
             let transition = match decide_vm(&vm.state, command) {
                 Ok(Some(transition)) => transition,
                 Ok(None) => match self.as_the_host_is(&vm, command).await? {
                     Some(transition) => transition,
                     None => match self.on_its_way(&subject, vm.generation).await? {
-                        Some(operation) => return Ok(Accepted { record: vm, operation }),
+                        Some(operation) => {
+                            let accepted = Accepted { record: vm, operation };
+                            return self.already_so(ask.key.as_ref(), subject, accepted).await;
+                        }
                         None => continue,
                     },
                 },
@@ -98,8 +129,7 @@ impl Engine {
             if vm.machine.as_ref().is_some_and(|machine| machine.backend != *backend) {
                 return Err(denial(&subject, vm.state.word(), Denied::OtherBackend));
             }
-            self.room_for_one_more(&subject).await?;
-            match self.accept_vm(vm, command.verb(), reason.clone(), transition).await {
+            match self.accept_vm(vm, command.verb(), &ask, transition).await {
                 Err(EngineError::Record(RecordError::Stale(_))) => {}
                 accepted => return accepted,
             }
@@ -138,25 +168,55 @@ impl Engine {
         &self,
         mut vm: Vm,
         verb: Verb,
-        reason: Reason,
+        ask: &Ask,
         transition: Transition<VmState>,
     ) -> Result<Accepted<Vm>, EngineError> {
-        let subject = Subject::Vm(vm.id);
-        let operation = self.new_operation(&subject, verb, reason, transition.steps);
-        let changes = vec![
-            Change::VmState {
-                vm: vm.id,
-                expected: vm.generation,
-                state: transition.next.clone(),
-                at: operation.created_at,
-            },
-            Change::AddOperation(operation.clone()),
-        ];
+        let (subject, reason) = (Subject::Vm(vm.id), ask.reason.clone());
+        let Transition { next, steps } = transition;
+        let boots = steps.iter().any(|step| step.effect == Effect::PrepareDisks);
+        let missing = if boots { self.missing_root_disk(&vm).await? } else { None };
+        let new = NewOperation { subject: subject.clone(), turn_of: None, verb, reason, steps };
+        let operation = self.new_operation(new).await?;
+        let (id, turn, at) = (operation.id, operation.turn(), operation.created_at);
+        let (expected, state) = (vm.generation, next.clone());
+        let mut changes = vec![Change::VmState { vm: vm.id, expected, state, at }];
+        let root = missing.as_ref().and_then(|missing| missing.disk.clone());
+        changes.extend(root.map(Change::AddDisk));
+        changes.push(Change::AddOperation(operation));
+        changes.extend(self.keep(ask.key.as_ref(), LetIn::Subject(subject, Some(id))));
         self.commit_port().commit(changes).await?;
-        self.nudge(subject);
-        vm.state = transition.next;
-        vm.generation = vm.generation.next();
-        vm.updated_at = operation.created_at;
-        Ok(Accepted { record: vm, operation: Some(operation.id) })
+        self.nudge(turn);
+        (vm.state, vm.generation, vm.updated_at) = (next, vm.generation.next(), at);
+        Ok(Accepted { record: vm, operation: Some(id) })
     }
+
+    /// The disk that a VM is to boot from and does not have. None for one that boots otherwise.
+    async fn missing_root_disk(&self, vm: &Vm) -> Result<Option<RootDisk<'_>>, EngineError> {
+        let size_gib = match self.recall().template(&vm.template).await?.map(|one| one.boot) {
+            Some(Boot::RootDisk { size_gib }) => size_gib,
+            Some(Boot::Kernel { .. } | Boot::Firmware { .. }) | None => return Ok(None),
+        };
+        let choosing = self.inner.choosing.lock().await;
+        let has_one = self.recall().disks_of(vm.id).await?.iter().any(Disk::is_root);
+        let now = self.now();
+        let disk = (!has_one).then(|| Disk {
+            id: DiskId(Uuid::new_v4()),
+            size_gib,
+            format: ImageFormat::Qcow2,
+            bus: Bus::VirtioScsi,
+            state: DiskState::Creating,
+            mount_point: Some(MountPoint::root()),
+            vm: Some(vm.id),
+            generation: Generation::FIRST,
+            created_at: now,
+            updated_at: now,
+        });
+        Ok(Some(RootDisk { disk, _choosing: choosing }))
+    }
+}
+
+/// Nobody attaches or detaches a disk until it is recorded.
+struct RootDisk<'a> {
+    disk: Option<Disk>,
+    _choosing: MutexGuard<'a, ()>,
 }
