@@ -43,6 +43,8 @@ pub struct BackendReport {
     pub usable: Option<bool>,
     pub reason: String,
     pub selected: bool,
+    /// What else is to be known of it on this host, and why it was chosen or not: a sentence each.
+    pub notes: Vec<String>,
 }
 
 #[derive(Debug, Error)]
@@ -103,22 +105,70 @@ fn start(
 ) -> Result<Chosen, ChooseError> {
     let mut reports: Vec<BackendReport> = known.iter().map(Known::report).collect();
     reports[index].selected = true;
+    let chosen = reports[index].name.clone();
+    for report in &mut reports {
+        report.notes.push(why(choice, report, &chosen));
+    }
+    let passed_over: String = match choice {
+        Choice::Auto => preferred(&chosen, &reports)
+            .map(|report| format!("; {} is not usable: {}", report.name, report.reason))
+            .collect(),
+        Choice::Named(_) | Choice::File(_) => String::new(),
+    };
+    let reason = match choice {
+        Choice::Auto => format!("the best usable one: {}{passed_over}", reports[index].reason),
+        Choice::Named(_) | Choice::File(_) => format!("configured; {}", reports[index].reason),
+    };
     reports.extend(refused.into_iter().map(|(path, error)| BackendReport {
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         source: path.display().to_string(),
         usable: None,
         reason: format!("refused: {error}"),
         selected: false,
+        notes: vec![],
     }));
-    let reason = match choice {
-        Choice::Auto => format!("the best usable one: {}", reports[index].reason),
-        Choice::Named(_) | Choice::File(_) => format!("configured; {}", reports[index].reason),
-    };
     let chosen = known.swap_remove(index);
     let name = chosen.offer.manifest().name.clone();
     match chosen.started {
         Ok(backend) => Ok(Chosen { backend, reason, reports }),
         Err(error) => Err(ChooseError::Start { name, error }),
+    }
+}
+
+/// Those that `auto` would rather have had than `chosen`.
+fn preferred<'a>(
+    chosen: &str,
+    reports: &'a [BackendReport],
+) -> impl Iterator<Item = &'a BackendReport> {
+    let better = AUTO_ORDER.iter().take_while(move |name| **name != chosen);
+    better.flat_map(|name| reports.iter().filter(move |report| report.name == **name))
+}
+
+/// Why this one was chosen or not, for people.
+fn why(choice: &Choice, report: &BackendReport, chosen: &str) -> String {
+    let order = AUTO_ORDER.join(", ");
+    let rank = |name: &str| AUTO_ORDER.iter().position(|known| *known == name);
+    match choice {
+        Choice::Named(_) | Choice::File(_) if report.selected => {
+            "chosen: `[backend] use` names it".to_owned()
+        }
+        Choice::Named(_) | Choice::File(_) => format!("not chosen: `[backend] use` names {chosen}"),
+        Choice::Auto if report.selected => {
+            format!("chosen by `auto`: the first usable one of {order}")
+        }
+        Choice::Auto if report.usable != Some(true) => {
+            "not chosen: `auto` takes only what is usable".to_owned()
+        }
+        Choice::Auto if rank(&report.name).is_some() && report.name != chosen => {
+            format!("not chosen: `auto` prefers {chosen}")
+        }
+        Choice::Auto if report.name == chosen => {
+            "not chosen: another one of the same name comes first".to_owned()
+        }
+        Choice::Auto => format!(
+            "not chosen: `auto` tries only {order}; set `[backend] use = \"{}\"` to have it",
+            report.name
+        ),
     }
 }
 
@@ -153,16 +203,16 @@ impl Known {
     }
 
     fn report(&self) -> BackendReport {
-        let (usable, reason) = match &self.probed {
-            Ok(probe) => (Some(probe.usable), probe.reason.clone()),
-            Err(error) => (None, error.to_string()),
+        let (usable, reason, notes) = match &self.probed {
+            Ok(probe) => (Some(probe.usable), probe.reason.clone(), probe.notes.clone()),
+            Err(error) => (None, error.to_string(), vec![]),
         };
         let source = match self.offer.source() {
             Source::Linked => "linked".to_owned(),
             Source::File(path) => path.display().to_string(),
         };
         let name = self.offer.manifest().name.clone();
-        BackendReport { name, source, usable, reason, selected: false }
+        BackendReport { name, source, usable, reason, selected: false, notes }
     }
 }
 

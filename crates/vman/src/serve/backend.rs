@@ -1,7 +1,9 @@
 //! The backend: names the crates that are linked in, and has one chosen.
 
+use std::path::Path;
+
 use tracing::{info, warn};
-use vman_operator::{BackendReport, Choice, ChooseError, Chosen, Storage};
+use vman_operator::{BackendReport, Choice, ChooseError, Chosen};
 // A crate that is linked and never named registers nothing: these lines are the registration.
 use vman_plugin_dry_run as _;
 use vman_plugin_qemu_kvm as _;
@@ -9,47 +11,70 @@ use vman_plugin_qemu_tcg as _;
 
 use crate::config::{BackendChoice, Config};
 
-pub(super) async fn choose(config: &Config, storage: &Storage) -> Result<Chosen, ChooseError> {
+/// Tries every backend there is, and starts the one that the configuration asks for.
+pub(crate) async fn choose(config: &Config, machines_dir: &Path) -> Result<Chosen, ChooseError> {
     let choice = match &config.backend.choice {
         BackendChoice::Auto => Choice::Auto,
         BackendChoice::Name(name) => Choice::Named(name.clone()),
         BackendChoice::File(file) => Choice::File(file.into()),
     };
+    try_all(config, &choice, machines_dir).await
+}
+
+/// As [`choose`] where the configuration leaves the choice to the host.
+pub(crate) async fn choose_best(
+    config: &Config,
+    machines_dir: &Path,
+) -> Result<Chosen, ChooseError> {
+    try_all(config, &Choice::Auto, machines_dir).await
+}
+
+async fn try_all(
+    config: &Config,
+    choice: &Choice,
+    machines_dir: &Path,
+) -> Result<Chosen, ChooseError> {
     let settings =
         |name: &str| config.backends.get(name).cloned().unwrap_or_else(|| serde_json::json!({}));
-    let chosen =
-        vman_operator::choose(&choice, config.plugins.as_deref(), &storage.machines(), settings)
-            .await?;
+    vman_operator::choose(choice, config.plugins.as_deref(), machines_dir, settings).await
+}
+
+/// Tells the log what there is, which was chosen and why, and what is to be known of each.
+pub(super) fn tell(config: &Config, chosen: &Chosen) {
     for report in &chosen.reports {
-        let BackendReport { name, source, usable, reason, selected } = report;
+        let BackendReport { name, source, usable, reason, selected, notes } = report;
         let state = state(*usable, *selected);
         info!(name, source, state, usable = usable.unwrap_or(false), "backend: {reason}");
+        for note in notes {
+            info!(name, "backend: {note}");
+        }
     }
     for name in without_backend(config.backends.keys(), &chosen.reports) {
         warn!("[backends.{name}] is not used: there is no backend of this name");
     }
     let name = chosen.backend.name();
-    if is_doubtful(&choice, &chosen.reports, name) {
+    if is_doubtful(config, chosen) {
         warn!(backend = name, "chosen: {}", chosen.reason);
     } else {
         info!(backend = name, "chosen: {}", chosen.reason);
     }
-    Ok(chosen)
 }
 
 /// Configured and not usable, or, with nothing configured, no machine but a simulated one.
-fn is_doubtful(choice: &Choice, reports: &[BackendReport], name: &str) -> bool {
+pub(crate) fn is_doubtful(config: &Config, chosen: &Chosen) -> bool {
     let is_usable = |report: &BackendReport| !report.selected || report.usable == Some(true);
-    !reports.iter().all(is_usable) || (*choice == Choice::Auto && name == "dry-run")
+    !chosen.reports.iter().all(is_usable)
+        || (config.backend.choice == BackendChoice::Auto && chosen.backend.name() == "dry-run")
 }
 
-pub(super) fn reports(reports: Vec<BackendReport>) -> Vec<vman_api_types::Backend> {
+pub(crate) fn reports(reports: Vec<BackendReport>) -> Vec<vman_api_types::Backend> {
     let report = |report: BackendReport| vman_api_types::Backend {
         name: report.name,
         source: report.source,
         state: state(report.usable, report.selected).to_owned(),
         usable: report.usable.unwrap_or(false),
         reason: report.reason,
+        notes: report.notes,
         selected: report.selected,
     };
     reports.into_iter().map(report).collect()
@@ -84,6 +109,7 @@ mod tests {
             usable: Some(true),
             reason: String::new(),
             selected: true,
+            notes: vec![],
         };
         let configured = ["qemu-tcg".to_owned(), "qmeu-kvm".to_owned()];
         assert_eq!(without_backend(configured.iter(), &[report]), ["qmeu-kvm"]);
