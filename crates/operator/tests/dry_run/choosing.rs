@@ -24,6 +24,8 @@ async fn auto_takes_the_best_usable_one_and_says_why() {
     let report = &chosen.reports[0];
     assert_eq!((report.name.as_str(), report.source.as_str()), ("dry-run", "linked"));
     assert_eq!((report.usable, report.selected), (Some(true), true));
+    let why = "chosen by `auto`: the first usable one of qemu-kvm, qemu-tcg, dry-run";
+    assert_eq!(report.notes.last().map(String::as_str), Some(why));
 }
 
 #[tokio::test]
@@ -44,6 +46,8 @@ async fn a_named_one_is_taken_even_if_it_says_that_it_is_unusable() {
     let chosen = chosen(&storage, &named("dry-run"), settings).await;
     assert_eq!(chosen.reason, "configured; no machine can run here");
     assert_eq!(chosen.reports[0].usable, Some(false));
+    let why = chosen.reports[0].notes.last().map(String::as_str);
+    assert_eq!(why, Some("chosen: `[backend] use` names it"));
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! Images: made, deleted, and moved out of the way.
 
-use vman_core::disk::{Disk, DiskState};
-use vman_core::ports::{DiskTarget, VmTarget};
+use vman_core::ports::VmTarget;
 use vman_core::sighting::FileKind;
 
 use super::*;
@@ -9,7 +8,7 @@ use super::*;
 fn disk() -> (Disk, Target, String) {
     let disk = samples::disk(1, DiskState::Creating);
     let path = format!("disks/{}", disk.file_name());
-    (disk.clone(), Target::Disk(Box::new(DiskTarget { disk, vm: None })), path)
+    (disk.clone(), disk_target(&disk), path)
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Machines: launched, found again, ended, seen.
 
 use vman_core::ports::{MachineChange, VmTarget};
-use vman_core::sighting::{FileKind, Guest};
+use vman_core::sighting::{ExitCause, FileKind, Guest};
 use vman_core::template::Boot;
 use vman_core::vm::Machine;
 
@@ -177,13 +177,67 @@ async fn what_the_backend_cannot_survey_is_unknown_and_the_files_are_still_seen(
 }
 
 #[tokio::test]
+async fn a_machine_is_paused_resumed_and_reset_and_says_so() {
+    let hands = Hands::new(plain()).await;
+    let (vm, target) = hands.launched().await;
+    for (effect, guest) in [
+        (Effect::Pause, Guest::Paused),
+        (Effect::Reset, Guest::Paused),
+        (Effect::Resume, Guest::Running),
+        (Effect::Reset, Guest::Running),
+    ] {
+        hands.times(2, effect, &target).await;
+        assert_eq!(hands.machine(vm).await.expect("it lives").guest, guest, "{}", effect.word());
+    }
+    hands.times(1, Effect::Kill, &target).await;
+    for effect in [Effect::Pause, Effect::Resume, Effect::Reset] {
+        let refusal = hands.refusal(effect, &target).await;
+        assert!(refusal.starts_with(&format!("the machine of VM {vm} is gone")), "{refusal}");
+        assert!(refusal.ends_with("start the VM again"), "{refusal}");
+    }
+}
+
+#[tokio::test]
+async fn a_paused_guest_is_not_waited_for_when_it_is_powered_off() {
+    let hands = Hands::new(plain()).await;
+    let (_, target) = hands.launched().await;
+    hands.times(1, Effect::Pause, &target).await;
+    let note = hands.times(1, Effect::PowerOff, &target).await.note.expect("the stages");
+    assert!(note.starts_with("the guest cannot obey the power button: Paused; quit in"), "{note}");
+}
+
+#[tokio::test]
+async fn how_a_machine_ended_is_told_as_long_as_it_is_kept() {
+    let hands = Hands::new(plain()).await;
+    let (vm, target) = hands.launched().await;
+    hands.times(1, Effect::PowerOff, &target).await;
+    let ended = hands.look().await.ended;
+    assert_eq!(ended[&vm].machine, dry_run_machine());
+    assert_eq!(ended[&vm].cause, ExitCause::GuestShutdown);
+    hands.times(1, Effect::Launch, &target).await;
+    std::fs::remove_file(hands.machine_file(vm)).expect("removed");
+    while hands.look().await.ended.get(&vm).map(|ended| ended.cause) != Some(ExitCause::Unknown) {
+        hands.wake().await;
+    }
+}
+
+#[tokio::test]
 async fn a_machine_of_another_backend_is_not_touched() {
     let hands = Hands::new(plain()).await;
     let (vm, target) = hands.launched().await;
     let foreign = with(&target, |target| {
         target.vm.machine = Some(Machine { backend: "qemu-kvm".to_owned(), process: None });
     });
-    for effect in [Effect::Launch, Effect::PowerOff, Effect::End, Effect::Kill] {
+    for effect in [
+        Effect::Launch,
+        Effect::Adopt,
+        Effect::PowerOff,
+        Effect::End,
+        Effect::Kill,
+        Effect::Pause,
+        Effect::Resume,
+        Effect::Reset,
+    ] {
         let refusal = hands.refusal(effect, &foreign).await;
         assert!(refusal.contains("started by backend qemu-kvm"), "{refusal}");
         assert!(refusal.contains("set `[backend] use = \"qemu-kvm\"`"), "{refusal}");

@@ -4,8 +4,11 @@
 #![cfg(test)]
 
 mod choosing;
+mod disks;
+mod full;
 mod images;
 mod machines;
+mod panics;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,9 +17,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::Notify;
+use vman_core::disk::{Disk, DiskState};
 use vman_core::ident::VmId;
 use vman_core::operation::Effect;
-use vman_core::ports::{Applied, Apply, ApplyError, Survey, Target};
+use vman_core::ports::{Applied, Apply, ApplyError, DiskTarget, Survey, Target};
 use vman_core::sighting::{MachineSeen, Sightings};
 use vman_core::testing::samples;
 use vman_core::vm::VmState;
@@ -111,6 +115,26 @@ impl Hands {
     async fn wake(&self) {
         tokio::time::timeout(SOON, self.woken.notified()).await.expect("it wakes");
     }
+}
+
+/// As the engine makes it for an operation on a disk.
+fn disk_target(disk: &Disk) -> Target {
+    let vm = disk.vm.map(|_| samples::vm(1, VmState::Running));
+    Target::Disk(Box::new(DiskTarget { disk: disk.clone(), vm }))
+}
+
+/// The target of VM 1 with these disks.
+fn with_disks(disks: &[&Disk]) -> Target {
+    let Target::Vm(mut target) = samples::target(samples::vm(1, VmState::Starting)) else {
+        panic!("the sample is a VM's");
+    };
+    target.disks = disks.iter().map(|disk| (*disk).clone()).collect();
+    Target::Vm(target)
+}
+
+/// The disk of this number, of VM 1.
+fn held(number: u8, state: DiskState) -> Disk {
+    Disk { state, ..samples::attached(number, 1, &format!("/dev/sd{}", char::from(b'a' + number))) }
 }
 
 async fn chosen(storage: &Storage, choice: &Choice, settings: Value) -> Chosen {
