@@ -206,8 +206,9 @@ impl Engine {
                 (issue, true)
             }
             Some(mut issue) => {
-                let repair = self.latest_repair(&issue).await?;
-                if repair.is_some_and(|operation| !operation.state.is_ended()) {
+                // A look that began before its repair had ended says nothing of what came of it.
+                let (repair, now) = (self.latest_repair(&issue).await?, self.now());
+                if repair.is_some_and(|repair| !tells_of(found.seen_at, &repair, now)) {
                     return Ok(None);
                 }
                 let changed = issue.generation != found.wrong.generation();

@@ -60,6 +60,21 @@ async fn a_machine_whose_vm_was_recorded_since_the_look_is_no_orphan() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_look_that_began_before_a_repair_had_ended_has_nothing_repaired_again() {
+    let world = World::new().await;
+    let engine = world.engine();
+    world.host.stray_machine(samples::vm_id(7));
+    let look = world.look().await;
+    world.clock.advance(5);
+    for _ in 0..2 {
+        world.judge.then(first_candidate());
+        engine.act_on(look.clone()).await.expect("the records can be used");
+        all_ended(&engine).await;
+    }
+    assert_eq!(world.repairs().await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_kill_that_fails_is_judged_anew_and_tried_within_the_budget() {
     let world = World::new().await;
     let engine = world.engine();
