@@ -243,3 +243,58 @@ fn best(known: &[Known]) -> Result<usize, ChooseError> {
         ChooseError::NoneUsable(reasons.join("; "))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(name: &str, usable: Option<bool>, selected: bool) -> BackendReport {
+        BackendReport {
+            name: name.to_owned(),
+            source: "linked".to_owned(),
+            usable,
+            reason: format!("{name} was tried"),
+            selected,
+            notes: vec![],
+        }
+    }
+
+    #[test]
+    fn auto_tells_of_each_why_it_was_chosen_or_not() {
+        let reports = [
+            report("dry-run", Some(true), false),
+            report("qemu-kvm", Some(false), false),
+            report("qemu-tcg", Some(true), true),
+            report("qemu-tcg", Some(true), false),
+            report("xen", Some(true), false),
+            report("broken", None, false),
+        ];
+        let told: Vec<_> =
+            reports.iter().map(|report| why(&Choice::Auto, report, "qemu-tcg")).collect();
+        assert_eq!(
+            told,
+            [
+                "not chosen: `auto` prefers qemu-tcg",
+                "not chosen: `auto` takes only what is usable",
+                "chosen by `auto`: the first usable one of qemu-kvm, qemu-tcg, dry-run",
+                "not chosen: another one of the same name comes first",
+                "not chosen: `auto` tries only qemu-kvm, qemu-tcg, dry-run; set `[backend] use = \
+                 \"xen\"` to have it",
+                "not chosen: `auto` takes only what is usable",
+            ]
+        );
+        let passed_over: Vec<_> =
+            preferred("qemu-tcg", &reports).map(|report| report.name.as_str()).collect();
+        assert_eq!(passed_over, ["qemu-kvm"]);
+    }
+
+    #[test]
+    fn one_that_is_named_is_chosen_for_that() {
+        let choice = Choice::Named("qemu-kvm".to_owned());
+        let named = report("qemu-kvm", Some(false), true);
+        assert_eq!(why(&choice, &named, "qemu-kvm"), "chosen: `[backend] use` names it");
+        let other = report("qemu-tcg", Some(true), false);
+        let told = why(&choice, &other, "qemu-kvm");
+        assert_eq!(told, "not chosen: `[backend] use` names qemu-kvm");
+    }
+}

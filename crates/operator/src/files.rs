@@ -260,6 +260,63 @@ mod tests {
         }
     }
 
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).expect("it is there").permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn machines_reach_their_files_and_nobody_lists_them() {
+        let above = tempfile::tempdir().expect("temporary folder");
+        let root = above.path().join("storage");
+        Storage::open(root.clone()).expect("storage");
+        let modes = ["", "disks", "machines", "boot", "quarantine"].map(|it| mode(&root.join(it)));
+        assert_eq!(modes, [0o711, 0o711, 0o711, 0o711, 0o700]);
+    }
+
+    #[test]
+    fn a_folder_that_was_closed_is_opened_up_and_one_that_is_open_left_so() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        std::fs::create_dir(root.path().join("boot")).expect("made");
+        for (folder, before) in [("", 0o700), ("boot", 0o2755)] {
+            let permissions = Permissions::from_mode(before);
+            std::fs::set_permissions(root.path().join(folder), permissions).expect("ours");
+        }
+        Storage::open(root.path().to_owned()).expect("storage");
+        assert_eq!((mode(root.path()), mode(&root.path().join("boot"))), (0o711, 0o2755));
+    }
+
+    #[tokio::test]
+    async fn a_machine_directory_is_private_and_no_link_is_taken_for_it() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let storage = Storage::open(folder.path().to_owned()).expect("storage");
+        let [id, planted] = [1, 2].map(|number| VmId(uuid::Uuid::from_u128(number)));
+        for _ in 0..2 {
+            storage.make_machine(id).await.expect("made");
+        }
+        assert_eq!(mode(&storage.machine(id)), 0o700);
+        std::os::unix::fs::symlink("/etc", storage.machine(planted)).expect("symlink");
+        let error = storage.make_machine(planted).await.expect_err("not a directory");
+        assert!(error.to_string().contains("something else is there"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn removing_a_machine_directory_leads_nowhere_else() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let storage = Storage::open(folder.path().join("storage")).expect("storage");
+        let victim = folder.path().join("victim");
+        std::fs::create_dir(&victim).expect("made");
+        std::fs::write(victim.join("file"), "x").expect("written");
+        let [id, planted] = [1, 2].map(|number| VmId(uuid::Uuid::from_u128(number)));
+        storage.make_machine(id).await.expect("made");
+        std::os::unix::fs::symlink(&victim, storage.machine(id).join("link")).expect("symlink");
+        std::os::unix::fs::symlink(&victim, storage.machine(planted)).expect("symlink");
+        for id in [id, id, planted] {
+            storage.remove_machine(id).await.expect("removed");
+            assert!(std::fs::symlink_metadata(storage.machine(id)).is_err(), "it is gone");
+        }
+        assert!(victim.join("file").exists());
+    }
+
     #[tokio::test]
     async fn a_boot_file_that_is_a_link_is_refused() {
         let folder = tempfile::tempdir().expect("temporary folder");
