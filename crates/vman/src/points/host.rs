@@ -31,7 +31,7 @@ impl Host {
     fn pass(&self, when: &str, effect: Effect) -> Result<(), ApplyError> {
         match self.points.pass(&format!("{when} effect {}", effect.word())) {
             Fate::GoOn => Ok(()),
-            Fate::Fail(why) => Err(ApplyError(why)),
+            Fate::Fail(why) => Err(ApplyError::failed(why)),
         }
     }
 }

@@ -16,16 +16,21 @@ fn change(change: &Change) -> String {
         Change::VmState { state, .. } => format!("vm {}", state.word()),
         Change::VmMachine { machine: Some(_), .. } => "machine lives".to_owned(),
         Change::VmMachine { machine: None, .. } => "machine gone".to_owned(),
+        Change::VmAutostart { autostart, .. } => format!("autostart {autostart}"),
         Change::AddDisk(_) => "add disk".to_owned(),
         Change::RemoveDisk(_) => "remove disk".to_owned(),
         Change::DiskState { state, .. } => format!("disk {}", state.word()),
+        Change::DiskSize { .. } => "disk size".to_owned(),
         Change::ExpectVm { .. } => "expect vm".to_owned(),
         Change::AddOperation(operation) => format!("add {}", operation.verb.word()),
+        Change::RequestCancel(_) => "request cancel".to_owned(),
         Change::OperationState { state, .. } => format!("operation {}", state.word()),
         Change::OperationStep { step, .. } => {
             format!("{} {}", step.effect.word(), step.state.word())
         }
         Change::PutIssue(issue) => format!("{} {}", issue.kind.word(), issue.state.word()),
         Change::AddJudgement(_) => "add judgement".to_owned(),
+        Change::KeepRequest(_) => "keep request".to_owned(),
+        Change::HostBoot(_) => "host boot".to_owned(),
     }
 }

@@ -5,11 +5,12 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use uuid::Uuid;
 use vman_core::coherence::Recorded;
 use vman_core::disk::Disk;
-use vman_core::ident::{DiskId, IssueId, Name, OperationId, Timestamp, VmId};
+use vman_core::ident::{DiskId, IdempotencyKey, IssueId, Name, OperationId, Timestamp, VmId};
 use vman_core::operation::{Operation, Subject};
-use vman_core::ports::{Change, JudgementRecord, Page, Recall, Record, RecordError};
+use vman_core::ports::{Change, JudgementRecord, KeptRequest, Page, Recall, Record, RecordError};
 use vman_core::repair::{Attempt, Issue};
 use vman_core::template::Template;
 use vman_core::vm::Vm;
@@ -69,6 +70,15 @@ impl Recall for Records {
     }
     async fn unended(&self, subject: Option<&Subject>) -> Read<Vec<Operation>> {
         self.records.unended(subject).await
+    }
+    async fn in_turn(&self, turn: &Subject) -> Read<Vec<Operation>> {
+        self.records.in_turn(turn).await
+    }
+    async fn request(&self, key: &IdempotencyKey) -> Read<Option<KeptRequest>> {
+        self.records.request(key).await
+    }
+    async fn host_boot(&self) -> Read<Option<Uuid>> {
+        self.records.host_boot().await
     }
     async fn issue(&self, id: IssueId) -> Read<Option<Issue>> {
         self.records.issue(id).await
