@@ -10,7 +10,8 @@ use serde_json::Value;
 use vman_api_types as body;
 use vman_core::ident::{Invalid, OperationId};
 use vman_core::lifecycle::NotCancellable;
-use vman_core::operation::{Operation, OperationState};
+use vman_core::operation::OperationState;
+use vman_core::ports::RecordError;
 use vman_engine::EngineError;
 
 use crate::body::NoBody;
@@ -94,9 +95,8 @@ pub(crate) async fn cancel(
     NoBody: NoBody,
 ) -> Result<Response, Fault> {
     let asked = match app.engine.cancel(id).await {
-        Err(error @ EngineError::NotCancellable { why: NotCancellable::Ended, .. }) => {
-            let ended = app.engine.recall().operation(id).await?;
-            ended.filter(is_cancelled).ok_or(error)?
+        Err(EngineError::Record(RecordError::NotFound(_))) => {
+            return Err(Fault::unknown("operation", &id.to_string()));
         }
         asked => asked?,
     };
@@ -116,10 +116,6 @@ pub(crate) async fn cancel(
         }
     };
     Ok(prefer.applied(response))
-}
-
-fn is_cancelled(operation: &Operation) -> bool {
-    matches!(operation.state, OperationState::Cancelled(_))
 }
 
 /// A number of seconds, or a duration with its unit.

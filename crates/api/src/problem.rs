@@ -243,6 +243,7 @@ mod tests {
     use axum::http::StatusCode;
     use uuid::Uuid;
     use vman_core::ident::VmId;
+    use vman_core::operation::Verb;
 
     use super::*;
 
@@ -253,6 +254,9 @@ mod tests {
         let text = || "x".to_owned();
         let record = |error| EngineError::Record(error);
         let name = "small".parse().expect("a name");
+        let key = "k".parse().expect("a key");
+        let (operation, verb) = (OperationId(Uuid::from_u128(8)), Verb::VmStop);
+        let not_cancellable = |why| EngineError::NotCancellable { operation, verb, why };
         let denied = EngineError::Denied {
             subject: subject.clone(),
             state: "stopped",
@@ -269,6 +273,9 @@ mod tests {
             (denied, 409, "not-running"),
             (EngineError::PoolExhausted(text()), 409, "no-address-left"),
             (EngineError::NoFreeMountPoint(vm), 409, "no-mount-point-left"),
+            (EngineError::KeyReused(key), 422, "idempotency-key-reused"),
+            (not_cancellable(NotCancellable::Ended), 409, "ended"),
+            (not_cancellable(NotCancellable::Begun(Verb::VmStop)), 409, "not-cancellable"),
             (EngineError::Full(subject.clone()), 429, "too-many-operations"),
             (EngineError::Contended(subject), 409, "changed-meanwhile"),
         ] {
@@ -290,7 +297,9 @@ mod tests {
             Fault::from(EngineError::Denied { subject, state: "stopped", denied }).problem;
         assert!(problem.detail.contains("is stopped"), "{}", problem.detail);
         assert_eq!(problem.object.map(|object| object.kind).as_deref(), Some("vm"));
-        assert_eq!(problem.hint.as_deref(), Some("POST /vms/{id}/actions/start"));
+        assert_eq!(problem.state.as_deref(), Some("stopped"));
+        let start = format!("POST /vms/{}/actions/start", Uuid::from_u128(7));
+        assert_eq!(problem.hint, Some(start));
     }
 
     #[test]
