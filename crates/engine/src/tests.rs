@@ -23,9 +23,10 @@ use vman_core::disk::Disk;
 use vman_core::ident::{DiskId, IssueId, OperationId, Timestamp, VmId};
 use vman_core::lifecycle::VmCommand;
 use vman_core::network::{Network, NetworkMode, Subnet};
-use vman_core::operation::{Operation, OperationState, Reason};
-use vman_core::ports::{Apply, Change, Judge, Page, Recall, Record, Survey};
+use vman_core::operation::{Effect, Operation, OperationState, Reason};
+use vman_core::ports::{Apply, Change, Judge, Page, Recall, Record, Survey, Target, VmTarget};
 use vman_core::repair::Issue;
+use vman_core::sighting::Guest;
 use vman_core::testing::{FakeHost, FixedClock, MemoryRecords, ScriptedJudge, samples};
 use vman_core::vm::{Vm, VmState};
 
@@ -116,6 +117,26 @@ impl World {
         self.records.disk(id).await.expect("readable").expect("the disk is recorded")
     }
 
+    async fn disks(&self) -> Vec<Disk> {
+        self.records.disks(Page::first()).await.expect("readable")
+    }
+
+    /// Has a machine live, as a start of the VM would leave it.
+    async fn launch(&self, vm: &Vm, disks: Vec<Disk>) {
+        let Target::Vm(target) = samples::target(vm.clone()) else { panic!("of a VM") };
+        let target = Target::Vm(Box::new(VmTarget { disks, ..*target }));
+        for effect in [Effect::PrepareDirectory, Effect::ConnectNetwork, Effect::Launch] {
+            self.host.apply(effect, &target).await.expect("the host is in order");
+        }
+    }
+
+    /// What the hypervisor says of the guest; none without a machine.
+    async fn guest(&self, vm: VmId) -> Option<Guest> {
+        let sightings = self.host.survey().await;
+        let machines = sightings.machines.known().expect("nobody blinded the host");
+        machines.get(&vm).map(|machine| machine.guest.clone())
+    }
+
     /// Every issue, newest first.
     async fn issues(&self) -> Vec<Issue> {
         self.records.issues(None, Page::first()).await.expect("readable")
@@ -167,13 +188,14 @@ fn config(subnet: &str) -> EngineConfig {
     EngineConfig {
         network: Network { mode: NetworkMode::User, reason, subnet, dns: None },
         backend: "fake".to_owned(),
+        stop_grace: Duration::from_secs(30),
         repair: RepairConfig { enabled: true, budget: 3, window: Duration::from_secs(600) },
     }
 }
 
 /// A user's command; the operation that carries it out.
 async fn ask(engine: &Engine, vm: VmId, command: VmCommand) -> OperationId {
-    let accepted = engine.command_vm(vm, command, Reason::User).await.expect("let in");
+    let accepted = engine.command_vm(vm, command, Reason::User, None).await.expect("let in");
     accepted.operation.expect("there is something to do")
 }
 
@@ -199,12 +221,24 @@ async fn all_ended(engine: &Engine) {
     }
 }
 
+/// Who broke an operation off.
+fn canceller_of(operation: &Operation) -> &str {
+    match &operation.state {
+        OperationState::Cancelled(who) => who,
+        OperationState::Pending
+        | OperationState::Running
+        | OperationState::Succeeded
+        | OperationState::Failed(_) => panic!("not cancelled: {operation:?}"),
+    }
+}
+
 /// What an operation failed with.
 fn error_of(operation: &Operation) -> &str {
     match &operation.state {
         OperationState::Failed(error) => error,
-        OperationState::Pending | OperationState::Running | OperationState::Succeeded => {
-            panic!("not failed: {operation:?}")
-        }
+        OperationState::Pending
+        | OperationState::Running
+        | OperationState::Succeeded
+        | OperationState::Cancelled(_) => panic!("not failed: {operation:?}"),
     }
 }

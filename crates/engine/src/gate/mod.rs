@@ -8,6 +8,8 @@ mod disks;
 mod requests;
 mod vms;
 
+pub(crate) use vms::Prepared;
+
 use uuid::Uuid;
 use vman_core::ident::{Generation, Name, OperationId, VmId};
 use vman_core::lifecycle::{self, Denied};
@@ -19,7 +21,7 @@ use crate::operation::mark_begun;
 use crate::{Accepted, Engine, EngineError, NewTemplate, RequestKey};
 
 /// How often one request is decided anew because the record changed meanwhile.
-const TRIES_MAX: u32 = 16;
+pub(crate) const TRIES_MAX: u32 = 16;
 /// Operations of one turn that may wait.
 const WAITING_MAX: usize = 16;
 

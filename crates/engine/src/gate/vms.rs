@@ -1,10 +1,9 @@
 //! The gate for VMs: making one, and every command on one.
 
-use tokio::sync::MutexGuard;
 use uuid::Uuid;
 use vman_core::coherence::Kind;
 use vman_core::disk::{Bus, Disk, DiskState, ImageFormat, MountPoint};
-use vman_core::ident::{DiskId, Generation, VmId};
+use vman_core::ident::{DiskId, Generation, OperationId, Timestamp, VmId};
 use vman_core::lifecycle::{Denied, Transition, VmCommand, decide_vm};
 use vman_core::network::{Lease, Mac};
 use vman_core::operation::{Effect, Reason, Subject, Verb};
@@ -124,11 +123,7 @@ impl Engine {
                 },
                 Err(denied) => return Err(denial(&subject, vm.state.word(), denied)),
             };
-            // What another backend runs can be neither seen nor ended by this one.
-            let backend = &self.inner.config.backend;
-            if vm.machine.as_ref().is_some_and(|machine| machine.backend != *backend) {
-                return Err(denial(&subject, vm.state.word(), Denied::OtherBackend));
-            }
+            self.refuse_foreign(&vm)?;
             match self.accept_vm(vm, command.verb(), &ask, transition).await {
                 Err(EngineError::Record(RecordError::Stale(_))) => {}
                 accepted => return accepted,
@@ -166,57 +161,96 @@ impl Engine {
 
     async fn accept_vm(
         &self,
-        mut vm: Vm,
+        vm: Vm,
         verb: Verb,
         ask: &Ask,
         transition: Transition<VmState>,
     ) -> Result<Accepted<Vm>, EngineError> {
-        let (subject, reason) = (Subject::Vm(vm.id), ask.reason.clone());
+        let subject = Subject::Vm(vm.id);
+        let boots = transition.steps.iter().any(|step| step.effect == Effect::PrepareDisks);
+        let root_gib = if boots { self.root_disk_gib(&vm).await? } else { None };
+        let _choosing = match root_gib {
+            Some(_) => Some(self.inner.choosing.lock().await),
+            None => None,
+        };
+        let prepared = self.prepare_vm(vm, verb, ask, transition, root_gib).await?;
+        let Prepared { mut changes, turn, operation, record } = prepared;
+        changes.extend(self.keep(ask.key.as_ref(), LetIn::Subject(subject, Some(operation))));
+        self.commit_port().commit(changes).await?;
+        self.nudge(turn);
+        Ok(Accepted { record, operation: Some(operation) })
+    }
+
+    /// What lets the command in once it is recorded. `choosing` is held until then where the VM is
+    /// to have a root disk, of `root_gib`.
+    pub(crate) async fn prepare_vm(
+        &self,
+        mut vm: Vm,
+        verb: Verb,
+        ask: &Ask,
+        transition: Transition<VmState>,
+        root_gib: Option<u64>,
+    ) -> Result<Prepared, EngineError> {
         let Transition { next, steps } = transition;
-        let boots = steps.iter().any(|step| step.effect == Effect::PrepareDisks);
-        let missing = if boots { self.missing_root_disk(&vm).await? } else { None };
-        let new = NewOperation { subject: subject.clone(), turn_of: None, verb, reason, steps };
+        let (subject, reason) = (Subject::Vm(vm.id), ask.reason.clone());
+        let new = NewOperation { subject, turn_of: None, verb, reason, steps };
         let operation = self.new_operation(new).await?;
         let (id, turn, at) = (operation.id, operation.turn(), operation.created_at);
         let (expected, state) = (vm.generation, next.clone());
         let mut changes = vec![Change::VmState { vm: vm.id, expected, state, at }];
-        let root = missing.as_ref().and_then(|missing| missing.disk.clone());
-        changes.extend(root.map(Change::AddDisk));
+        if let Some(size_gib) = root_gib
+            && !self.recall().disks_of(vm.id).await?.iter().any(Disk::is_root)
+        {
+            changes.push(Change::AddDisk(root_disk(vm.id, size_gib, at)));
+        }
         changes.push(Change::AddOperation(operation));
-        changes.extend(self.keep(ask.key.as_ref(), LetIn::Subject(subject, Some(id))));
-        self.commit_port().commit(changes).await?;
-        self.nudge(turn);
         (vm.state, vm.generation, vm.updated_at) = (next, vm.generation.next(), at);
-        Ok(Accepted { record: vm, operation: Some(id) })
+        Ok(Prepared { changes, turn, operation: id, record: vm })
     }
 
-    /// The disk that a VM is to boot from and does not have. None for one that boots otherwise.
-    async fn missing_root_disk(&self, vm: &Vm) -> Result<Option<RootDisk<'_>>, EngineError> {
-        let size_gib = match self.recall().template(&vm.template).await?.map(|one| one.boot) {
-            Some(Boot::RootDisk { size_gib }) => size_gib,
-            Some(Boot::Kernel { .. } | Boot::Firmware { .. }) | None => return Ok(None),
-        };
-        let choosing = self.inner.choosing.lock().await;
-        let has_one = self.recall().disks_of(vm.id).await?.iter().any(Disk::is_root);
-        let now = self.now();
-        let disk = (!has_one).then(|| Disk {
-            id: DiskId(Uuid::new_v4()),
-            size_gib,
-            format: ImageFormat::Qcow2,
-            bus: Bus::VirtioScsi,
-            state: DiskState::Creating,
-            mount_point: Some(MountPoint::root()),
-            vm: Some(vm.id),
-            generation: Generation::FIRST,
-            created_at: now,
-            updated_at: now,
-        });
-        Ok(Some(RootDisk { disk, _choosing: choosing }))
+    /// How large the disk is that the VM boots from and that is made if it has none; none if it
+    /// boots otherwise.
+    pub(crate) async fn root_disk_gib(&self, vm: &Vm) -> Result<Option<u64>, EngineError> {
+        let template = self.recall().template(&vm.template).await?;
+        Ok(match template.map(|template| template.boot) {
+            Some(Boot::RootDisk { size_gib }) => Some(size_gib),
+            Some(Boot::Kernel { .. } | Boot::Firmware { .. }) | None => None,
+        })
+    }
+
+    /// What another backend runs can be neither seen nor ended by this one.
+    pub(crate) fn refuse_foreign(&self, vm: &Vm) -> Result<(), EngineError> {
+        let backend = &self.inner.config.backend;
+        match &vm.machine {
+            Some(machine) if machine.backend != *backend => {
+                Err(denial(&Subject::Vm(vm.id), vm.state.word(), Denied::OtherBackend))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 }
 
-/// Nobody attaches or detaches a disk until it is recorded.
-struct RootDisk<'a> {
-    disk: Option<Disk>,
-    _choosing: MutexGuard<'a, ()>,
+/// A command on a VM that is let in once its changes are recorded.
+pub(crate) struct Prepared {
+    pub(crate) changes: Vec<Change>,
+    /// To be nudged then.
+    pub(crate) turn: Subject,
+    pub(crate) operation: OperationId,
+    /// As it is then.
+    pub(crate) record: Vm,
+}
+
+fn root_disk(vm: VmId, size_gib: u64, now: Timestamp) -> Disk {
+    Disk {
+        id: DiskId(Uuid::new_v4()),
+        size_gib,
+        format: ImageFormat::Qcow2,
+        bus: Bus::VirtioScsi,
+        state: DiskState::Creating,
+        mount_point: Some(MountPoint::root()),
+        vm: Some(vm),
+        generation: Generation::FIRST,
+        created_at: now,
+        updated_at: now,
+    }
 }

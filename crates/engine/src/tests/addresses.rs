@@ -10,7 +10,7 @@ use super::*;
 use crate::{EngineError, NewVm};
 
 fn new_vm() -> NewVm {
-    NewVm { template: samples::name("small"), name: None }
+    NewVm { template: samples::name("small"), name: None, autostart: false }
 }
 
 #[tokio::test(start_paused = true)]
@@ -18,8 +18,8 @@ async fn many_vms_made_at_once_get_distinct_addresses() {
     let world = World::new().await;
     let slow = Arc::new(Mortal::dawdling(&world));
     let engine = world.engine_over(slow, world.host.clone());
-    let made = join_all((0..100).map(|_| engine.create_vm(new_vm()))).await;
-    let vms: Vec<Vm> = made.into_iter().map(|vm| vm.expect("there is room")).collect();
+    let made = join_all((0..100).map(|_| engine.create_vm(new_vm(), None))).await;
+    let vms: Vec<Vm> = made.into_iter().map(|vm| vm.expect("there is room").record).collect();
     let addresses: BTreeSet<_> = vms.iter().map(|vm| vm.lease.address).collect();
     let macs: BTreeSet<_> = vms.iter().map(|vm| vm.lease.mac.to_string()).collect();
     assert_eq!((addresses.len(), macs.len()), (100, 100));
@@ -33,14 +33,14 @@ async fn an_exhausted_pool_says_so_and_a_deleted_vm_gives_its_address_back() {
     let engine = world.engine();
     let mut vms = Vec::new();
     for _ in 0..5 {
-        vms.push(engine.create_vm(new_vm()).await.expect("there is room"));
+        vms.push(engine.create_vm(new_vm(), None).await.expect("there is room").record);
     }
-    let error = engine.create_vm(new_vm()).await.expect_err("five hosts beside the gateway");
+    let error = engine.create_vm(new_vm(), None).await.expect_err("five hosts beside the gateway");
     assert_eq!(error, EngineError::PoolExhausted("10.7.0.0/29".to_owned()));
     let freed = vms[2].lease.address;
     let delete = ask(&engine, vms[2].id, VmCommand::Delete).await;
     succeeded(&engine, delete).await;
-    let next = engine.create_vm(new_vm()).await.expect("there is room again");
+    let next = engine.create_vm(new_vm(), None).await.expect("there is room again").record;
     assert_eq!(next.lease.address, freed);
 }
 
@@ -48,7 +48,7 @@ async fn an_exhausted_pool_says_so_and_a_deleted_vm_gives_its_address_back() {
 async fn a_new_vm_is_only_recorded() {
     let world = World::new().await;
     let engine = world.engine();
-    let vm = engine.create_vm(new_vm()).await.expect("there is room");
+    let vm = engine.create_vm(new_vm(), None).await.expect("there is room").record;
     assert_eq!(world.vm(vm.id).await, vm);
     assert_eq!(vm.state, VmState::Stopped);
     assert_eq!(world.host.deeds(), []);

@@ -11,8 +11,12 @@ use super::mortal::Mortal;
 use super::*;
 use crate::EngineError;
 
+/// What starts a machine.
+const BOOT: [Effect; 4] =
+    [Effect::PrepareDirectory, Effect::PrepareDisks, Effect::ConnectNetwork, Effect::Launch];
+
 async fn asked(engine: &Engine, vm: VmId, command: VmCommand) -> Result<(), EngineError> {
-    engine.command_vm(vm, command, Reason::User).await.map(drop)
+    engine.command_vm(vm, command, Reason::User, None).await.map(drop)
 }
 
 #[tokio::test(start_paused = true)]
@@ -20,7 +24,8 @@ async fn a_start_ends_with_a_running_machine_that_is_recorded() {
     let world = World::new().await;
     let engine = world.engine();
     let vm = world.add_vm(1, VmState::Stopped).await;
-    let accepted = engine.command_vm(vm, VmCommand::Start, Reason::User).await.expect("let in");
+    let accepted =
+        engine.command_vm(vm, VmCommand::Start, Reason::User, None).await.expect("let in");
     assert_eq!(accepted.record, world.vm(vm).await);
     assert_eq!(accepted.record.state, VmState::Starting);
     let operation = succeeded(&engine, accepted.operation.expect("an operation")).await;
@@ -30,17 +35,14 @@ async fn a_start_ends_with_a_running_machine_that_is_recorded() {
     assert_eq!(recorded.state, VmState::Running);
     assert_eq!(recorded.machine, world.host.machine(vm));
     assert!(recorded.machine.is_some());
-    assert_eq!(
-        world.host.effects_on(&Subject::Vm(vm)),
-        [Effect::PrepareDirectory, Effect::ConnectNetwork, Effect::Launch]
-    );
+    assert_eq!(world.host.effects_on(&Subject::Vm(vm)), BOOT);
     assert_eq!(world.incoherences().await, Vec::<String>::new());
     assert_eq!(world.wakes(), 1, "the observer is told that something ended");
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_happens_on_the_host_that_is_not_recorded_before() {
-    for effect in [Effect::PrepareDirectory, Effect::ConnectNetwork, Effect::Launch] {
+    for effect in BOOT {
         let world = World::new().await;
         let engine = world.engine();
         let vm = world.add_vm(1, VmState::Stopped).await;
@@ -68,7 +70,8 @@ async fn two_starts_are_one_operation() {
     assert_eq!(ask(&engine, vm, VmCommand::Start).await, first);
     world.host.release(Effect::Launch);
     succeeded(&engine, first).await;
-    let again = engine.command_vm(vm, VmCommand::Start, Reason::User).await.expect("already so");
+    let again =
+        engine.command_vm(vm, VmCommand::Start, Reason::User, None).await.expect("already so");
     assert_eq!(again.operation, None);
     assert_eq!(again.record.state, VmState::Running);
     assert_eq!(world.operations().await.len(), 1);
@@ -168,7 +171,10 @@ async fn a_kill_or_a_deletion_does_not_wait_for_a_guest_that_does_not_obey() {
         succeeded(&engine, firm_id).await;
         let superseded = ended(&engine, first).await;
         let verb = firm.verb().word();
-        assert_eq!(error_of(&superseded), format!("superseded by {verb} (operation {firm_id})"));
+        assert_eq!(
+            canceller_of(&superseded),
+            format!("superseded by {verb} (operation {firm_id})")
+        );
         assert_eq!(superseded.steps[0].state, StepState::Failed);
         assert!(superseded.steps[1..].iter().all(|step| step.state == StepState::Pending));
         assert!(!world.host.effects_on(&Subject::Vm(vm)).contains(&Effect::PowerOff));
@@ -199,7 +205,7 @@ async fn what_was_let_in_is_carried_out_although_its_caller_has_gone() {
     let slow = Arc::new(Mortal::dawdling(&world));
     let engine = world.engine_over(slow, world.host.clone());
     let vm = world.add_vm(1, VmState::Stopped).await;
-    let command = engine.command_vm(vm, VmCommand::Start, Reason::User);
+    let command = engine.command_vm(vm, VmCommand::Start, Reason::User, None);
     // Polled once: it is on its way when it is dropped.
     assert!(futures_util::FutureExt::now_or_never(command).is_none());
     world.host.reached(Effect::Launch, 1).await;
@@ -263,8 +269,8 @@ async fn what_does_not_exist_cannot_be_commanded() {
     let nobody = samples::vm_id(9);
     let error = asked(&engine, nobody, VmCommand::Start).await.expect_err("unknown");
     assert_eq!(error, EngineError::NotFound(Subject::Vm(nobody)));
-    let new = crate::NewVm { template: samples::name("huge"), name: None };
-    let error = engine.create_vm(new).await.expect_err("unknown");
+    let new = crate::NewVm { template: samples::name("huge"), name: None, autostart: false };
+    let error = engine.create_vm(new, None).await.expect_err("unknown");
     assert_eq!(error, EngineError::NoTemplate(samples::name("huge")));
 }
 
@@ -273,7 +279,7 @@ async fn deleting_a_running_vm_ends_its_machine_and_frees_its_disks() {
     let world = World::new().await;
     let engine = world.engine();
     let vm = world.add_vm(1, VmState::Stopped).await;
-    let disk = samples::attached(1, 1, "/dev/sdb");
+    let disk = samples::attached(1, 1, "/dev/sda");
     let file = format!("disks/{}", disk.file_name());
     world.host.stray_file(&file);
     world.put(vec![Change::AddDisk(disk)]).await;
@@ -337,7 +343,8 @@ async fn an_effect_goes_to_the_port_it_belongs_to() {
     succeeded(&engine, start).await;
     let subject = Subject::Vm(vm);
     assert_eq!(network.effects_on(&subject), [Effect::ConnectNetwork]);
-    assert_eq!(world.host.effects_on(&subject), [Effect::PrepareDirectory, Effect::Launch]);
+    let others = [Effect::PrepareDirectory, Effect::PrepareDisks, Effect::Launch];
+    assert_eq!(world.host.effects_on(&subject), others);
 }
 
 #[tokio::test(start_paused = true)]
@@ -354,7 +361,8 @@ async fn what_is_already_so_names_its_operation_or_is_so_for_good() {
             for _ in 0..round {
                 tokio::task::yield_now().await;
             }
-            let again = engine.command_vm(vm, command, Reason::User).await.expect("already so");
+            let again =
+                engine.command_vm(vm, command, Reason::User, None).await.expect("already so");
             match again.operation {
                 Some(operation) => assert_eq!(operation, first),
                 None => {
@@ -374,7 +382,8 @@ async fn starting_a_vm_whose_machine_is_known_to_be_gone_starts_it() {
     let engine = world.engine();
     let vm = world.add_vanished(1).await;
     // Before anybody has looked, the record is all that is known.
-    let accepted = engine.command_vm(vm, VmCommand::Start, Reason::User).await.expect("let in");
+    let accepted =
+        engine.command_vm(vm, VmCommand::Start, Reason::User, None).await.expect("let in");
     assert_eq!(accepted.operation, None);
     engine.act_on(world.look().await).await.expect("taken up");
     let id = ask(&engine, vm, VmCommand::Start).await;

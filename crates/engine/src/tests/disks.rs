@@ -1,7 +1,7 @@
 //! Disks: their images, where they are attached, and what conflicts.
 
 use futures_util::future::join_all;
-use vman_core::disk::{DiskState, ImageFormat, MountPoint};
+use vman_core::disk::{Bus, DiskState, ImageFormat, MountPoint};
 use vman_core::lifecycle::{Denied, DiskCommand};
 use vman_core::operation::{Effect, Subject, Verb};
 use vman_core::ports::RecordError;
@@ -12,16 +12,16 @@ use super::*;
 use crate::{EngineError, NewDisk};
 
 fn new_disk() -> NewDisk {
-    NewDisk { size_gib: 2, format: ImageFormat::Raw, mount_point: None }
+    NewDisk { size_gib: 2, format: ImageFormat::Raw, bus: Bus::VirtioScsi, mount_point: None }
 }
 
 /// Makes a disk, or deletes the sample of number 1, and waits for the end.
 pub(super) async fn create_or_delete(engine: Engine, deletes: bool) {
     let accepted = if deletes {
         let reason = Reason::User;
-        engine.command_disk(samples::disk_id(1), DiskCommand::Delete, None, reason).await
+        engine.command_disk(samples::disk_id(1), DiskCommand::Delete, None, reason, None).await
     } else {
-        engine.create_disk(new_disk()).await
+        engine.create_disk(new_disk(), None).await
     };
     let operation = accepted.expect("let in").operation.expect("an operation");
     ended(&engine, operation).await;
@@ -34,7 +34,7 @@ async fn tell(
     at: Option<&str>,
 ) -> Result<Disk, EngineError> {
     let at: Option<MountPoint> = at.map(samples::mount_point);
-    engine.command_disk(disk, command, at, Reason::User).await.map(|accepted| accepted.record)
+    engine.command_disk(disk, command, at, Reason::User, None).await.map(|accepted| accepted.record)
 }
 
 async fn attach(
@@ -68,14 +68,14 @@ fn denied(disk: DiskId, state: &'static str, denied: Denied) -> EngineError {
 async fn a_disk_is_made_and_deleted_with_its_image() {
     let world = World::new().await;
     let engine = world.engine();
-    let accepted = engine.create_disk(new_disk()).await.expect("let in");
+    let accepted = engine.create_disk(new_disk(), None).await.expect("let in");
     assert_eq!(accepted.record.state, DiskState::Creating);
     let disk = accepted.record.id;
     succeeded(&engine, accepted.operation.expect("an operation")).await;
     assert_eq!(world.disk(disk).await.state, DiskState::Available);
     let file = format!("file disks/{}", accepted.record.file_name());
     assert_eq!(world.host.leftovers(), [file]);
-    let delete = engine.command_disk(disk, DiskCommand::Delete, None, Reason::User).await;
+    let delete = engine.command_disk(disk, DiskCommand::Delete, None, Reason::User, None).await;
     let delete = delete.expect("let in");
     assert_eq!(delete.record.state, DiskState::Deleting);
     succeeded(&engine, delete.operation.expect("an operation")).await;
@@ -88,7 +88,7 @@ async fn a_disk_whose_image_cannot_be_made_is_failed_and_leaves_no_file() {
     let world = World::new().await;
     let engine = world.engine();
     world.host.fail_next_after_doing(Effect::CreateImage, "disk full");
-    let accepted = engine.create_disk(new_disk()).await.expect("let in");
+    let accepted = engine.create_disk(new_disk(), None).await.expect("let in");
     let operation = ended(&engine, accepted.operation.expect("an operation")).await;
     assert_eq!(error_of(&operation), "disk full");
     let disk = world.disk(accepted.record.id).await;
@@ -162,21 +162,21 @@ async fn disks_attached_at_once_get_distinct_letters_until_there_is_none() {
 async fn what_conflicts_is_denied_with_the_state_it_conflicts_with() {
     let (world, vm) = with_disks(1).await;
     let engine = world.engine();
-    let (disk, running) = (samples::disk_id(1), world.add_vm(2, VmState::Running).await);
-    let refused = tell(&engine, disk, DiskCommand::Attach(running), None).await;
-    assert_eq!(refused, Err(denied(disk, "available", Denied::VmNotStopped)));
+    let (disk, moving) = (samples::disk_id(1), world.add_vm(2, VmState::Starting).await);
+    let refused = tell(&engine, disk, DiskCommand::Attach(moving), None).await;
+    assert_eq!(refused, Err(denied(disk, "available", Denied::VmInTransition)));
     attach(&engine, disk, vm, None).await.expect("its VM is stopped");
-    let again = engine.command_disk(disk, DiskCommand::Attach(vm), None, Reason::User).await;
+    let again = engine.command_disk(disk, DiskCommand::Attach(vm), None, Reason::User, None).await;
     assert_eq!(again.expect("already so").operation, None);
     let other = world.add_vm(3, VmState::Stopped).await;
     let refused = tell(&engine, disk, DiskCommand::Attach(other), None).await;
     assert_eq!(refused, Err(denied(disk, "attached", Denied::AttachedElsewhere)));
     let refused = tell(&engine, disk, DiskCommand::Delete, None).await;
     assert_eq!(refused, Err(denied(disk, "attached", Denied::Attached)));
-    let start = ask(&engine, vm, VmCommand::Start).await;
-    succeeded(&engine, start).await;
+    world.host.hold(Effect::Launch);
+    ask(&engine, vm, VmCommand::Start).await;
     let refused = tell(&engine, disk, DiskCommand::Detach, None).await;
-    assert_eq!(refused, Err(denied(disk, "attached", Denied::VmNotStopped)));
+    assert_eq!(refused, Err(denied(disk, "attached", Denied::VmInTransition)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,7 +196,7 @@ async fn a_machine_is_launched_with_the_disks_attached_before_it() {
     let (world, vm) = with_disks(2).await;
     let witness = Arc::new(Witness::default());
     let engine = world.engine_over(world.records.clone(), witness.clone());
-    attach(&engine, samples::disk_id(2), vm, Some("/dev/sdc")).await.expect("free");
+    attach(&engine, samples::disk_id(2), vm, Some("/dev/sda")).await.expect("free");
     attach(&engine, samples::disk_id(1), vm, Some("/dev/sdd")).await.expect("free");
     let start = ask(&engine, vm, VmCommand::Start).await;
     succeeded(&engine, start).await;
@@ -229,7 +229,7 @@ async fn a_deletion_that_is_under_way_is_named_to_who_asks_for_it_again() {
     let engine = world.engine();
     world.host.hold(Effect::DeleteImage);
     let delete =
-        || engine.command_disk(samples::disk_id(1), DiskCommand::Delete, None, Reason::User);
+        || engine.command_disk(samples::disk_id(1), DiskCommand::Delete, None, Reason::User, None);
     let first = delete().await.expect("let in").operation.expect("an operation");
     assert_eq!(delete().await.expect("already so").operation, Some(first));
     world.host.release(Effect::DeleteImage);

@@ -1,7 +1,7 @@
 //! The laws of failing: an effect done twice is done once, and an operation that fails anywhere is
 //! undone in reverse order, the failing step included.
 
-use vman_core::lifecycle::VmCommand;
+use vman_core::lifecycle::{Outcome, VmCommand};
 use vman_core::operation::{Effect, Step, StepState, Subject};
 use vman_core::ports::{Applied, ApplyError, Target};
 use vman_core::testing::samples;
@@ -61,14 +61,15 @@ async fn fail_at(play: &Play, failing: usize, done_first: bool) {
     let operation = ended(&engine, id).await;
 
     assert_eq!(error_of(&operation), REASON, "{story}");
-    let reason = format!("{}: {REASON}", play.command.verb().word());
     let recorded = world.vm(vm).await;
-    assert_eq!(recorded.state.reason().map(ToString::to_string), Some(reason), "{story}");
+    let expected = play.state_after(&Outcome::Failed(REASON.to_owned()));
+    assert_eq!(Some(&recorded.state), expected.as_ref(), "{story}");
     let done: Vec<Effect> =
         world.host.deeds().into_iter().skip(before).map(|deed| deed.effect).collect();
     assert_eq!(done, effects_and_undos(&play.steps, failing), "{story}");
     for (index, step) in operation.steps.iter().enumerate() {
-        assert_eq!(step.state, state_after_undoing(step, index, failing), "{story}, step {index}");
+        let expected = state_after_undoing(&play.steps, index, failing);
+        assert_eq!(step.state, expected, "{story}, step {index}");
     }
     let launches = play.steps.iter().any(|step| step.effect == Effect::Launch);
     // A machine that could not be ended, or did not say so, may still be there.
@@ -82,15 +83,28 @@ async fn fail_at(play: &Play, failing: usize, done_first: bool) {
     assert_deletable(&world, &engine, &story).await;
 }
 
-/// Every effect up to the failing one, and then their undoing from that one back.
-fn effects_and_undos(steps: &[Step], failing: usize) -> Vec<Effect> {
-    let tried = &steps[..=failing];
-    let undos = tried.iter().rev().filter_map(|step| step.undo);
-    tried.iter().map(|step| step.effect).chain(undos).collect()
+/// The last step that is recorded as begun when the one at `failing` is carried out: what prepares
+/// the machine is recorded at once.
+fn last_begun(steps: &[Step], failing: usize) -> usize {
+    let prepares = |step: &Step| {
+        let effects = [Effect::PrepareDirectory, Effect::PrepareDisks, Effect::ConnectNetwork];
+        effects.contains(&step.effect)
+    };
+    let last = steps.iter().rposition(prepares);
+    last.filter(|last| *last > failing && prepares(&steps[failing])).unwrap_or(failing)
 }
 
-fn state_after_undoing(step: &Step, index: usize, failing: usize) -> StepState {
-    match (index.cmp(&failing), step.undo) {
+/// Every effect up to the failing one, and then the undoing of what may have begun, last first.
+fn effects_and_undos(steps: &[Step], failing: usize) -> Vec<Effect> {
+    let undos = steps[..=last_begun(steps, failing)].iter().rev().filter_map(|step| step.undo);
+    steps[..=failing].iter().map(|step| step.effect).chain(undos).collect()
+}
+
+fn state_after_undoing(steps: &[Step], index: usize, failing: usize) -> StepState {
+    match (index.cmp(&failing), steps[index].undo) {
+        (std::cmp::Ordering::Greater, Some(_)) if index <= last_begun(steps, failing) => {
+            StepState::Undone
+        }
         (std::cmp::Ordering::Greater, _) => StepState::Pending,
         (std::cmp::Ordering::Less | std::cmp::Ordering::Equal, Some(_)) => StepState::Undone,
         (std::cmp::Ordering::Equal, None) => StepState::Failed,
@@ -132,7 +146,8 @@ async fn an_undo_that_fails_is_told_beside_the_failure_and_the_others_are_undone
     let operation = ended(&engine, id).await;
     assert_eq!(error_of(&operation), "no answer; undoing by end failed: no answer either");
     let states: Vec<StepState> = operation.steps.iter().map(|step| step.state).collect();
-    assert_eq!(states, [StepState::Done, StepState::Undone, StepState::UndoFailed]);
+    let undone = StepState::Undone;
+    assert_eq!(states, [StepState::Done, undone, undone, StepState::UndoFailed]);
     // The machine lives on, and its VM says that it failed: the observer names that.
     assert_eq!(
         world.incoherences().await,

@@ -7,11 +7,12 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use uuid::Uuid;
 use vman_core::coherence::Recorded;
 use vman_core::disk::Disk;
-use vman_core::ident::Name;
+use vman_core::ident::{IdempotencyKey, Name};
 use vman_core::operation::{Effect, Subject};
-use vman_core::ports::{Applied, ApplyError, JudgementRecord, RecordError, Target};
+use vman_core::ports::{Applied, ApplyError, JudgementRecord, KeptRequest, RecordError, Target};
 use vman_core::repair::Attempt;
 use vman_core::template::Template;
 
@@ -128,6 +129,27 @@ impl Mortal {
         }
         Ok(())
     }
+
+    /// Reads what is to be done, as fast as its fate has it.
+    async fn slowly<T>(&self, read: impl Future<Output = T>) -> T {
+        let yields = match &mut *self.fate() {
+            Fate::Dawdles { reads } => {
+                *reads += 1;
+                // Another number each time, so that readers overtake each other in every way.
+                *reads * 7 % YIELDS_MAX
+            }
+            Fate::Dies { .. } | Fate::Refused { .. } | Fate::Undisturbed => 0,
+        };
+        let before = yields / 2;
+        for _ in 0..before {
+            tokio::task::yield_now().await;
+        }
+        let read = read.await;
+        for _ in before..yields {
+            tokio::task::yield_now().await;
+        }
+        read
+    }
 }
 
 #[async_trait]
@@ -182,23 +204,16 @@ impl Recall for Mortal {
         self.records.operations(page).await
     }
     async fn unended(&self, subject: Option<&Subject>) -> Read<Vec<Operation>> {
-        let yields = match &mut *self.fate() {
-            Fate::Dawdles { reads } => {
-                *reads += 1;
-                // Another number each time, so that readers overtake each other in every way.
-                *reads * 7 % YIELDS_MAX
-            }
-            Fate::Dies { .. } | Fate::Refused { .. } | Fate::Undisturbed => 0,
-        };
-        let before = yields / 2;
-        for _ in 0..before {
-            tokio::task::yield_now().await;
-        }
-        let unended = self.records.unended(subject).await;
-        for _ in before..yields {
-            tokio::task::yield_now().await;
-        }
-        unended
+        self.slowly(self.records.unended(subject)).await
+    }
+    async fn in_turn(&self, turn: &Subject) -> Read<Vec<Operation>> {
+        self.slowly(self.records.in_turn(turn)).await
+    }
+    async fn request(&self, key: &IdempotencyKey) -> Read<Option<KeptRequest>> {
+        self.records.request(key).await
+    }
+    async fn host_boot(&self) -> Read<Option<Uuid>> {
+        self.records.host_boot().await
     }
     async fn issue(&self, id: IssueId) -> Read<Option<Issue>> {
         self.records.issue(id).await

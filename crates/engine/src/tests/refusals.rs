@@ -18,7 +18,7 @@ async fn whichever_commit_is_refused_the_operation_is_taken_up_again() {
             let story = format!("{}, commit {commits} refused", play.name());
             let records = Arc::new(Mortal::refused_after(&world, commits));
             let engine = world.engine_over(records.clone(), world.host.clone());
-            match engine.command_vm(samples::vm_id(1), play.command, Reason::User).await {
+            match engine.command_vm(samples::vm_id(1), play.command, Reason::User, None).await {
                 Ok(accepted) => {
                     let id = accepted.operation.expect("there is something to do");
                     let waited = engine.wait(id, LONG).await.expect("readable");

@@ -1,9 +1,10 @@
 //! One VM in every state, with a host that fits, and every command that is let in there: what the
 //! laws are tried on.
 
-use vman_core::disk::DiskState;
-use vman_core::lifecycle::{Done, decide_vm, vm_end};
-use vman_core::operation::{Effect, Step, Subject};
+use vman_core::disk::{DiskState, MountPoint};
+use vman_core::lifecycle::{Outcome, VmEnd, decide_vm, vm_end};
+use vman_core::operation::{Step, Subject};
+use vman_core::sighting::Guest;
 use vman_core::testing::samples;
 use vman_core::vm::FailureReason;
 
@@ -53,35 +54,42 @@ impl Play {
         format!("{} in {}", self.command.verb().word(), self.state.word())
     }
 
-    /// The VM of number 1 with one disk, on a host as the command expects it.
+    /// The VM of number 1 with one disk, and none to boot from, on a host as the command expects it.
     pub(super) async fn scene(&self) -> World {
         let world = World::new().await;
         let mut vm = samples::vm(1, self.state.clone());
-        if self.machine_lives() || self.command == VmCommand::MarkStopped {
-            let target = samples::target(vm.clone());
-            for effect in [Effect::PrepareDirectory, Effect::ConnectNetwork, Effect::Launch] {
-                world.host.apply(effect, &target).await.expect("the host is in order");
-            }
-            vm.machine = world.host.machine(vm.id);
-        }
-        if self.command == VmCommand::MarkStopped {
-            assert!(world.host.crash(vm.id));
-        }
         let disk = samples::attached(1, 1, "/dev/sdb");
         world.host.stray_file(&format!("disks/{}", disk.file_name()));
+        if self.machine_lives() || self.machine_has_gone() {
+            world.launch(&vm, vec![disk.clone()]).await;
+            vm.machine = world.host.machine(vm.id);
+        }
+        if self.machine_has_gone() {
+            assert!(world.host.crash(vm.id));
+        }
+        if self.state == VmState::Paused {
+            world.host.set_guest(vm.id, Guest::Paused);
+        }
         world.put(vec![Change::AddVm(vm), Change::AddDisk(disk)]).await;
-        world.put(self.under_way().map(Change::AddOperation).into_iter().collect()).await;
+        world.put(self.under_way()).await;
         world
+    }
+
+    fn machine_has_gone(&self) -> bool {
+        matches!(self.command, VmCommand::MarkStopped | VmCommand::Autostart)
     }
 
     fn machine_lives(&self) -> bool {
         match self.command {
-            VmCommand::MarkStopped => false,
+            VmCommand::MarkStopped | VmCommand::Autostart => false,
             VmCommand::MarkRunning | VmCommand::StopStray => true,
             VmCommand::Start
             | VmCommand::Stop
             | VmCommand::Restart
             | VmCommand::Kill
+            | VmCommand::Pause
+            | VmCommand::Resume
+            | VmCommand::Reset
             | VmCommand::Delete
             | VmCommand::GuestEnded => match self.state {
                 VmState::Stopped | VmState::Starting => false,
@@ -94,11 +102,11 @@ impl Play {
         }
     }
 
-    /// The operation that has brought the VM into its state.
-    fn under_way(&self) -> Option<Operation> {
+    /// The operation that has brought the VM into its state, and what came with it.
+    fn under_way(&self) -> Vec<Change> {
         let (from, command) = match self.state {
             VmState::Stopped | VmState::Running | VmState::Paused | VmState::Failed(_) => {
-                return None;
+                return vec![];
             }
             VmState::Starting => (VmState::Stopped, VmCommand::Start),
             VmState::Stopping => (VmState::Running, VmCommand::Stop),
@@ -106,23 +114,62 @@ impl Play {
         };
         let transition = decide_vm(&from, command).expect("allowed").expect("something to do");
         let (verb, steps) = (command.verb(), transition.steps);
-        Some(Operation { verb, steps, ..samples::operation(1) })
+        let operation = Operation { verb, steps, ..samples::operation(1) };
+        let root = (command == VmCommand::Start).then(|| Disk {
+            vm: Some(samples::vm_id(1)),
+            mount_point: Some(MountPoint::root()),
+            ..samples::disk(2, DiskState::Creating)
+        });
+        root.map(Change::AddDisk).into_iter().chain([Change::AddOperation(operation)]).collect()
+    }
+
+    /// What the VM is once the command has ended so; none if it is gone.
+    pub(super) fn state_after(&self, outcome: &Outcome) -> Option<VmState> {
+        let before = samples::vm(1, self.state.clone());
+        match vm_end(&before, self.command.verb(), outcome).expect("a VM's verb") {
+            VmEnd::State(state) => Some(state),
+            VmEnd::Kept => Some(self.state.clone()),
+            VmEnd::Gone => None,
+        }
     }
 
     /// Holds what is recorded against what the command promises and against the host.
     pub(super) async fn assert_fulfilled(&self, world: &World, story: &str) {
         let vm = samples::vm_id(1);
-        match vm_end(self.command.verb()).expect("a VM's verb") {
-            Done::State(state) => {
+        match self.state_after(&Outcome::Succeeded) {
+            Some(state) => {
                 let recorded = world.vm(vm).await;
                 assert_eq!(recorded.state, state, "{story}");
-                let machine = world.host.machine(vm);
-                assert_eq!(machine.is_some(), state == VmState::Running, "{story}");
-                assert_eq!(recorded.machine, machine, "{story}");
+                let guest = world.guest(vm).await;
+                let expected = match state {
+                    VmState::Running => Some(Guest::Running),
+                    VmState::Paused => Some(Guest::Paused),
+                    VmState::Stopped
+                    | VmState::Starting
+                    | VmState::Stopping
+                    | VmState::Failed(_)
+                    | VmState::Deleting => None,
+                };
+                // Whoever believes that it runs has not looked whether its guest is halted.
+                if self.command != VmCommand::MarkRunning || self.state != VmState::Paused {
+                    assert_eq!(guest, expected, "{story}");
+                }
+                assert_eq!(recorded.machine, world.host.machine(vm), "{story}");
+                assert_disks_settled(world, story).await;
             }
-            Done::Gone => assert_gone(world, story).await,
+            None => assert_gone(world, story).await,
         }
         assert_eq!(world.incoherences().await, Vec::<String>::new(), "{story}");
+    }
+}
+
+/// Every disk has its image, and none is on its way anywhere.
+pub(super) async fn assert_disks_settled(world: &World, story: &str) {
+    for disk in world.disks().await {
+        let expected = if disk.vm.is_some() { DiskState::Attached } else { DiskState::Available };
+        assert_eq!(disk.state, expected, "{story}: {disk:?}");
+        let image = world.host.image_size(&format!("disks/{}", disk.file_name()));
+        assert!(image.is_some(), "{story}: {disk:?}");
     }
 }
 
@@ -135,10 +182,13 @@ pub(super) async fn assert_deletable(world: &World, engine: &Engine, story: &str
 
 async fn assert_gone(world: &World, story: &str) {
     assert_eq!(world.find_vm(samples::vm_id(1)).await, None, "{story}");
-    let disk = world.disk(samples::disk_id(1)).await;
-    assert_eq!((&disk.state, disk.vm), (&DiskState::Available, None), "{story}");
-    let file = format!("file disks/{}", disk.file_name());
-    assert_eq!(world.host.leftovers(), [file], "{story}");
+    assert_disks_settled(world, story).await;
+    let disks = world.disks().await;
+    let mut files: Vec<String> =
+        disks.iter().map(|disk| format!("file disks/{}", disk.file_name())).collect();
+    files.sort();
+    assert!(disks.iter().any(|disk| disk.id == samples::disk_id(1)), "{story}");
+    assert_eq!(world.host.leftovers(), files, "{story}");
 }
 
 /// The operations of the VM in a scene, newest first.
