@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod blind;
+mod machines;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
