@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use uuid::Uuid;
 use vman_plugin::{
     Backend, BackendConfig, BackendContext, BackendError, Bus, Capabilities, DiskAttachment,
-    DiskGrowth, DiskRemoval, ErrorCode, ImageFormat, ImageGrowth, ImageInfo, ImageRef, ImageSpec,
-    Machine, MachineSighting, MachineSpec, Manifest, Probe, Survey, Unplug, deadline,
+    DiskGrowth, DiskRemoval, ImageFormat, ImageGrowth, ImageInfo, ImageRef, ImageSpec, Machine,
+    MachineSighting, MachineSpec, Manifest, Probe, Survey, Unplug, deadline,
 };
 
 use crate::accelerator::Acceleration;
@@ -185,9 +185,7 @@ impl<A: Acceleration> Backend for Qemu<A> {
         aside(move || lender.lend(id, &image)).await??;
         let (path, machines_dir) = (disk.path.clone(), self.registry.machines_dir());
         match self.request(id, Request::Attach(disk)).await {
-            Err(error)
-                if error.code == ErrorCode::Conflict && failure::is_locked(&error.message) =>
-            {
+            Err(error) if failure::is_locked(&error.message) => {
                 let in_use = aside(move || holder::in_use(&path, &machines_dir)).await?;
                 Err(conflict(format!("machine {id}: {in_use}")))
             }

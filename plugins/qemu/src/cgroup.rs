@@ -268,7 +268,8 @@ fn cgroup_of(process: &Process) -> Result<PathBuf, String> {
     let below = Path::new(&path)
         .strip_prefix(&mount.root)
         .map_err(|_| format!("its cgroup {path} is outside of {}", mount.mount_point.display()))?;
-    Ok(mount.mount_point.join(below))
+    // Without a slash after it where there is nothing below.
+    Ok(mount.mount_point.join(below).components().collect())
 }
 
 fn has_controller(folder: &Path, controller: &str) -> bool {

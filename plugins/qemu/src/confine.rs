@@ -381,7 +381,8 @@ fn boot_files(boot: &Boot) -> Vec<(&'static str, &Path)> {
 }
 
 fn needed(spec: &MachineSpec, directory: &Path, accelerator: Accelerator) -> Vec<Reach> {
-    let (all, both) = (Access::all(), Access::READ_OK | Access::WRITE_OK);
+    let both = Access::READ_OK | Access::WRITE_OK;
+    let all = both | Access::EXEC_OK;
     let mut needed = vec![Reach { what: "directory", path: directory.to_owned(), access: all }];
     needed.extend(boot_files(&spec.boot).into_iter().map(|(what, path)| Reach {
         what,

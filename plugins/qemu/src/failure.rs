@@ -29,15 +29,21 @@ pub(crate) fn start_failed(
     if is_locked(said) {
         return conflict(id, &in_use(said, spec, machines_dir));
     }
-    let advice = if is_storage_full(said) {
+    let advice = if is_storage_full(said) || is_full(machines_dir) {
         format!(": the storage is full, free some space at {}", machines_dir.display())
     } else if said.contains("Image is corrupt") {
         ": repair the image with `qemu-img check -r all`, or restore it".to_owned()
     } else {
         String::new()
     };
-    let message = format!("machine {id} did not start: {why}; QEMU said: {said}{advice}");
-    BackendError::new(ErrorCode::Failed, message)
+    let said = if why.contains(said) { String::new() } else { format!("; QEMU said: {said}") };
+    BackendError::new(ErrorCode::Failed, format!("machine {id} did not start: {why}{said}{advice}"))
+}
+
+/// Then QEMU cannot even write down that it is.
+fn is_full(folder: &Path) -> bool {
+    rustix::fs::statvfs(folder)
+        .is_ok_and(|space| space.f_bavail == 0 || (space.f_files > 0 && space.f_favail == 0))
 }
 
 fn conflict(id: Uuid, why: &str) -> BackendError {

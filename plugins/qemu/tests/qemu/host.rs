@@ -1,11 +1,15 @@
 //! What the tests on real QEMU share: the tiny guest, a folder of machines, a backend instance,
 //! and the end of every machine a test has started, also when it fails.
 
+use std::fs::Permissions;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
 use tempfile::TempDir;
@@ -41,7 +45,7 @@ impl Acceleration for Kvm {
 pub(crate) struct Host {
     folder: TempDir,
     events: Arc<Mutex<Vec<Event>>>,
-    started: Mutex<Vec<std::os::fd::OwnedFd>>,
+    started: Mutex<Vec<(OwnedFd, Option<PathBuf>)>>,
 }
 
 impl Host {
@@ -56,6 +60,8 @@ impl Host {
             );
         }
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        // Machines' users must get through to what is theirs.
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).unwrap();
         std::fs::create_dir(folder.path().join("machines")).unwrap();
         let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/guests/tiny/build.sh");
         let built = Command::new("sh").arg(build).arg(folder.path().join("tiny")).output().unwrap();
@@ -78,7 +84,8 @@ impl Host {
 
     pub(crate) fn backend_with<A: Acceleration>(&self, settings: serde_json::Value) -> Qemu<A> {
         let events = Arc::clone(&self.events);
-        let context = BackendContext::new(move |event| events.lock().unwrap().push(event));
+        let context = BackendContext::new(move |event| events.lock().unwrap().push(event))
+            .with_log(|level, line| println!("{level:?}: {line}"));
         let config = BackendConfig { machines_dir: self.machines_dir(), settings };
         Qemu::create(config, context).unwrap()
     }
@@ -107,13 +114,14 @@ impl Host {
         let machine = backend.launch(spec.clone()).await.unwrap();
         count::<A>();
         let pid = Pid::from_raw(pid(&machine).cast_signed()).unwrap();
-        self.started.lock().unwrap().push(pidfd_open(pid, PidfdFlags::empty()).unwrap());
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        self.started.lock().unwrap().push((pidfd, cgroup(&machine)));
         machine
     }
 
     /// SIGKILL from outside, as by the kernel's out-of-memory killer.
     pub(crate) fn kill_all(&self) {
-        for pidfd in self.started.lock().unwrap().iter() {
+        for (pidfd, _) in self.started.lock().unwrap().iter() {
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
         }
     }
@@ -141,9 +149,26 @@ impl Host {
 }
 
 impl Drop for Host {
+    /// Does what no instance is left to do: removes what is left of the machines in the kernel.
     fn drop(&mut self) {
         self.kill_all();
+        for (pidfd, cgroup) in self.started.lock().unwrap().iter() {
+            let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None);
+            for folder in cgroup.iter().flat_map(|cgroup| cgroup.ancestors().take(3)) {
+                let _ = std::fs::remove_dir(folder);
+            }
+        }
     }
+}
+
+/// The machine's cgroup of version 2, if it has one of its own.
+pub(crate) fn cgroup(machine: &Machine) -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"))?;
+    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", pid(machine))).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let place = Path::new(mount.split(' ').nth(1)?).join(path);
+    place.ends_with(machine.id.to_string()).then_some(place)
 }
 
 /// Tells whoever runs the tests that a real machine was started, if they asked to be told.

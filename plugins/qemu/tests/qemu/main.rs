@@ -2,8 +2,11 @@
 //! and say what to install.
 #![cfg(test)]
 
+mod confined;
 mod control;
+mod ends;
 mod host;
 mod hot_plug;
 mod images;
 mod machines;
+mod trouble;
