@@ -64,6 +64,8 @@ pub(crate) enum Format {
 pub(crate) enum Command {
     /// Run the daemon
     Serve,
+    /// Say what this host can do, and how to mend what it cannot; needs no daemon
+    Doctor,
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -143,6 +145,9 @@ pub(crate) struct TemplateCreate {
     /// Firmware image to start, given like a kernel
     #[arg(long, value_name = "PATH")]
     pub(crate) firmware: Option<PathBuf>,
+    /// Size of the disk that VMs without one boot from, in GiB [default: 10]
+    #[arg(long, value_name = "GIB", conflicts_with_all = ["kernel", "firmware"])]
+    pub(crate) root_disk_size: Option<u64>,
 }
 
 /// Where an id is asked for, the beginning of one does too, and a VM's name.
@@ -155,6 +160,9 @@ pub(crate) enum VmCommand {
         /// A label for people
         #[arg(long)]
         name: Option<String>,
+        /// Start it by itself when the host was booted anew while it ran
+        #[arg(long)]
+        autostart: bool,
     },
     /// List all VMs
     List {
@@ -167,12 +175,28 @@ pub(crate) enum VmCommand {
         #[arg(help = VM)]
         id: String,
     },
-    /// Start a VM
+    /// Start VMs
     Start(Action),
-    /// Stop a VM by its power button; if that does not help in time, firmly
-    Stop(Action),
-    /// Stop a VM and start it again
+    /// Stop VMs by their power button; one that does not obey in time is ended
+    Stop(Stop),
+    /// Stop VMs and start them again
     Restart(Action),
+    /// Halt VMs' processors; they keep their memory
+    Pause(Action),
+    /// Let paused VMs go on
+    Resume(Action),
+    /// Reset VMs as the reset button does; the guests are not asked
+    Reset(Action),
+    /// End VMs at once; the guests are not asked
+    Kill(Action),
+    /// Change what a VM is to do
+    Set {
+        #[arg(help = VM)]
+        id: String,
+        /// Whether it starts by itself when the host was booted anew while it ran
+        #[arg(long, value_name = "true|false", action = clap::ArgAction::Set)]
+        autostart: bool,
+    },
     /// Delete a VM; it is stopped first and its disks are detached
     Delete {
         #[arg(help = VM)]
@@ -182,8 +206,19 @@ pub(crate) enum VmCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct Action {
-    #[arg(help = VM)]
-    pub(crate) id: String,
+    #[arg(help = VM, value_name = "ID", required = true)]
+    pub(crate) ids: Vec<String>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    #[arg(help = VM, value_name = "ID", required_unless_present = "all")]
+    pub(crate) ids: Vec<String>,
+    /// Every VM that is not stopped, newest first, and wait for each to end
+    #[arg(long, conflicts_with = "ids")]
+    pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) wait: Wait,
 }
@@ -217,6 +252,9 @@ pub(crate) enum DiskCommand {
         /// qcow2 or raw [default: qcow2]
         #[arg(long)]
         format: Option<String>,
+        /// What it is attached to: virtio-scsi or virtio-blk [default: virtio-scsi]
+        #[arg(long)]
+        bus: Option<String>,
         /// Where it is wanted in a guest, e.g. /dev/sdb
         #[arg(long, value_name = "DEVICE")]
         mount_point: Option<String>,
@@ -228,7 +266,7 @@ pub(crate) enum DiskCommand {
         #[arg(help = ID)]
         id: String,
     },
-    /// Give a disk to a VM
+    /// Give a disk to a VM, also while it runs
     Attach {
         #[arg(help = ID)]
         disk: String,
@@ -240,10 +278,20 @@ pub(crate) enum DiskCommand {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Take a disk from its VM
+    /// Take a disk from its VM, also while it runs
     Detach {
         #[arg(help = ID)]
         disk: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Make a disk larger, also while its VM runs
+    Resize {
+        #[arg(help = ID)]
+        disk: String,
+        /// In GiB, more than it has
+        #[arg(value_name = "GIB")]
+        size: u64,
         #[command(flatten)]
         wait: Wait,
     },
@@ -275,6 +323,13 @@ pub(crate) enum OperationCommand {
     List,
     /// Show one operation and its steps
     Show {
+        #[arg(help = ID)]
+        id: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Have an operation broken off: a start, a restart, a stop, a deletion, a disk being made
+    Cancel {
         #[arg(help = ID)]
         id: String,
         #[command(flatten)]
@@ -354,6 +409,19 @@ mod tests {
     }
 
     #[test]
+    fn vms_are_stopped_by_their_names_or_all_together() {
+        let stop = |line: &str| match parse(line).map(|cli| cli.command) {
+            Ok(Command::Vm(VmCommand::Stop(stop))) => Ok((stop.ids.len(), stop.all)),
+            Ok(_) => panic!("{line} stops no VM"),
+            Err(error) => Err(error.kind()),
+        };
+        assert_eq!(stop("vman vm stop a b --wait 5"), Ok((2, false)));
+        assert_eq!(stop("vman vm stop --all"), Ok((0, true)));
+        assert_eq!(stop("vman vm stop"), Err(ErrorKind::MissingRequiredArgument));
+        assert_eq!(stop("vman vm stop --all a"), Err(ErrorKind::ArgumentConflict));
+    }
+
+    #[test]
     fn a_template_starts_from_a_kernel_or_a_firmware_and_not_from_both() {
         let base = "vman template create t --cpus 1 --ram 64";
         let with = |more: &str| parse(&format!("{base} {more}")).map(|_| ());
@@ -363,5 +431,7 @@ mod tests {
         assert_eq!(refusal("--kernel k --firmware f"), ErrorKind::ArgumentConflict);
         assert_eq!(refusal("--initrd i"), ErrorKind::MissingRequiredArgument);
         assert_eq!(refusal("--firmware f --cmdline c"), ErrorKind::ArgumentConflict);
+        with("--root-disk-size 20").unwrap();
+        assert_eq!(refusal("--kernel k --root-disk-size 20"), ErrorKind::ArgumentConflict);
     }
 }

@@ -77,7 +77,8 @@ fn refusal(what: &str, problem: &Problem) -> String {
 fn failed_operation(operation: &Operation) -> String {
     let why = operation.error.as_deref().unwrap_or("no reason is recorded");
     let subject = &operation.subject;
-    let mut text = format!("{} of {} {} failed: {why}", operation.kind, subject.kind, subject.id);
+    let Operation { kind, state, .. } = operation;
+    let mut text = format!("{kind} of {} {} {state}: {why}", subject.kind, subject.id);
     for step in &operation.steps {
         let note = step.note.as_deref().unwrap_or_default();
         line(&mut text, &step.name, format!("{} {note}", step.state).trim_end());

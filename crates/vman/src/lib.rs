@@ -15,6 +15,7 @@ use crate::failure::Failure;
 mod cli;
 mod client;
 mod config;
+mod doctor;
 mod failure;
 mod log;
 #[cfg(feature = "crash-points")]
@@ -39,6 +40,7 @@ fn run(global: &Global, command: Command) -> Result<(), Failure> {
     let connect = || Connection::find(global);
     match command {
         Command::Serve => serve(global),
+        Command::Doctor => doctor::run(load(global)?.config, out),
         Command::Config(command) => configuration(global, &command, out),
         Command::Template(command) => client::template(command, &connect()?, out),
         Command::Vm(command) => client::vm(command, &connect()?, out),

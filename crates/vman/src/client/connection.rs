@@ -52,7 +52,18 @@ pub(crate) struct Answer {
 enum Method {
     Get,
     Post,
+    Patch,
     Delete,
+}
+
+impl Method {
+    fn content_type(self) -> &'static str {
+        match self {
+            // RFC 7396
+            Self::Patch => "application/merge-patch+json",
+            Self::Get | Self::Post | Self::Delete => "application/json",
+        }
+    }
 }
 
 impl Connection {
@@ -98,6 +109,16 @@ impl Connection {
         self.request(what, Method::Post, path, Some(body))
     }
 
+    pub(crate) fn patch<T: Serialize>(
+        &self,
+        what: &str,
+        path: &str,
+        body: &T,
+    ) -> Result<Answer, Failure> {
+        let body = serde_json::to_string(body).expect("request bodies are plain JSON");
+        self.request(what, Method::Patch, path, Some(body))
+    }
+
     pub(crate) fn act(&self, what: &str, path: &str) -> Result<Answer, Failure> {
         self.request(what, Method::Post, path, None)
     }
@@ -134,6 +155,7 @@ impl Connection {
         let mut request = match method {
             Method::Get => Request::get(uri),
             Method::Post => Request::post(uri),
+            Method::Patch => Request::patch(uri),
             Method::Delete => Request::delete(uri),
         };
         if let Some(token) = &self.token {
@@ -141,7 +163,8 @@ impl Connection {
         }
         let answered = match body {
             Some(body) => {
-                let request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+                let request =
+                    request.header(header::CONTENT_TYPE, method.content_type()).body(body);
                 request.map_err(ureq::Error::from).and_then(|request| self.agent.run(request))
             }
             None => {

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::Value;
 use uuid::Uuid;
-use vman_api_types::{AttachDisk, Disk, NewDisk};
+use vman_api_types::{AttachDisk, Disk, NewDisk, ResizeDisk};
 
 use super::connection::{Answer, Connection, parsed};
 use super::output::{Output, or_none};
@@ -18,9 +18,9 @@ pub(crate) fn run<W: Write>(
     output: &mut Output<W>,
 ) -> Result<(), Failure> {
     match command {
-        DiskCommand::Create { size, format, mount_point } => {
+        DiskCommand::Create { size, format, bus, mount_point } => {
             let what = "create a disk";
-            let disk = NewDisk { size, mount_point, format };
+            let disk = NewDisk { size, mount_point, format, bus };
             show(what, connection.post(what, "/disks", &disk)?.body, output)
         }
         DiskCommand::List => {
@@ -43,6 +43,13 @@ pub(crate) fn run<W: Write>(
             let id = find(connection, &disk)?;
             let what = format!("detach disk {id}");
             let answer = connection.act(&what, &format!("/disks/{id}/detach"))?;
+            end(&what, id, &answer, wait, connection, output)
+        }
+        DiskCommand::Resize { disk, size, wait } => {
+            let id = find(connection, &disk)?;
+            let what = format!("resize disk {id}");
+            let body = ResizeDisk { size };
+            let answer = connection.post(&what, &format!("/disks/{id}/resize"), &body)?;
             end(&what, id, &answer, wait, connection, output)
         }
         DiskCommand::Delete { id } => {
@@ -82,12 +89,13 @@ fn list<W: Write>(what: &str, body: Value, output: &mut Output<W>) -> Result<(),
             disk.id.to_string(),
             disk.size.to_string(),
             disk.format,
+            disk.bus,
             disk.state,
             or_none(disk.vm_id.as_ref()),
             disk.mount_point.unwrap_or_default(),
         ]
     };
-    let titles = ["ID", "SIZE/GIB", "FORMAT", "STATE", "VM", "MOUNT POINT"];
+    let titles = ["ID", "SIZE/GIB", "FORMAT", "BUS", "STATE", "VM", "MOUNT POINT"];
     Ok(output.rows(&titles, disks.into_iter().map(row).collect())?)
 }
 
@@ -100,6 +108,7 @@ fn show<W: Write>(what: &str, body: Value, output: &mut Output<W>) -> Result<(),
         ("id", disk.id.to_string()),
         ("size", format!("{} GiB", disk.size)),
         ("format", disk.format),
+        ("bus", disk.bus),
         ("state", disk.state),
         ("reason", disk.state_reason.unwrap_or_default()),
         ("vm", or_none(disk.vm_id.as_ref())),

@@ -38,7 +38,7 @@ pub(super) fn follow(
 /// Waits for the operation that an answer names, if it names one.
 ///
 /// # Errors
-/// It failed, or it has not ended after `at_most`.
+/// It failed or was cancelled, or it has not ended after `at_most`.
 pub(super) fn success(
     connection: &Connection,
     answer: &Answer,
@@ -50,11 +50,11 @@ pub(super) fn success(
 }
 
 /// # Errors
-/// The operation failed, or it had not ended when it had been waited for.
+/// The operation failed or was cancelled, or it had not ended when it had been waited for.
 pub(super) fn succeeded(operation: Operation, waited: Duration) -> Result<(), Failure> {
     match operation.state.as_str() {
         "succeeded" => Ok(()),
-        "failed" => Err(Failure::Operation(Box::new(operation))),
+        "failed" | "cancelled" => Err(Failure::Operation(Box::new(operation))),
         unended => Err(Failure::Failed(format!(
             "{} is still {unended} after {} s; it goes on: `vman operation show {} --wait`",
             operation.kind,

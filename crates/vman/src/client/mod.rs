@@ -1,6 +1,7 @@
 //! The client commands: each is one or a few requests to the daemon and a printed answer. What the
 //! daemon does is not known here.
 
+mod actions;
 mod boot_files;
 mod connection;
 mod disks;

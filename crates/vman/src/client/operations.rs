@@ -1,6 +1,7 @@
 //! `vman operation …`, and how an operation is printed.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use serde_json::Value;
 use vman_api_types::{Operation, OperationReason, OperationStep};
@@ -32,12 +33,42 @@ pub(crate) fn run<W: Write>(
                     (parsed(&what, body.clone())?, body)
                 }
             };
-            if output.is_json() {
-                return Ok(output.json(&body)?);
-            }
-            Ok(show(&operation, output)?)
+            print(&operation, &body, output)
         }
+        OperationCommand::Cancel { id, wait } => cancel(&id, wait.at_most(), connection, output),
     }
+}
+
+fn cancel<W: Write>(
+    id: &str,
+    wait: Option<Duration>,
+    connection: &Connection,
+    output: &mut Output<W>,
+) -> Result<(), Failure> {
+    let id = references::id(connection, "operation", "/operations", id)?;
+    let (what, path) = (format!("cancel operation {id}"), format!("/operations/{id}"));
+    let asked = connection.act(&what, &format!("{path}/cancel"))?;
+    let (operation, body) = match wait {
+        Some(at_most) => follow::follow(connection, &path, at_most)?,
+        None => (parsed(&what, asked.body.clone())?, asked.body),
+    };
+    print(&operation, &body, output)?;
+    if operation.ended_at.is_some() && operation.state != "cancelled" {
+        let state = &operation.state;
+        return Err(Failure::Failed(format!("cannot {what}: it {state} before it could be")));
+    }
+    Ok(())
+}
+
+fn print<W: Write>(
+    operation: &Operation,
+    body: &Value,
+    output: &mut Output<W>,
+) -> Result<(), Failure> {
+    if output.is_json() {
+        return Ok(output.json(body)?);
+    }
+    Ok(show(operation, output)?)
 }
 
 fn list<W: Write>(what: &str, body: Value, output: &mut Output<W>) -> Result<(), Failure> {
@@ -66,7 +97,7 @@ pub(super) fn show<W: Write>(operation: &Operation, output: &mut Output<W>) -> i
         ("id", operation.id.to_string()),
         ("kind", operation.kind.clone()),
         ("subject", format!("{} {}", operation.subject.kind, operation.subject.id)),
-        ("state", operation.state.clone()),
+        ("state", state(operation)),
         ("reason", reason(&operation.reason)),
         ("error", operation.error.clone().unwrap_or_default()),
         ("created", operation.created_at.clone()),
@@ -85,6 +116,12 @@ pub(super) fn show<W: Write>(operation: &Operation, output: &mut Output<W>) -> i
         ]
     };
     output.rows(&["STEP", "STATE", "TOOK", "NOTE"], operation.steps.iter().map(row).collect())
+}
+
+fn state(operation: &Operation) -> String {
+    let is_to_end = operation.cancel_requested && operation.ended_at.is_none();
+    let more = if is_to_end { ", to be cancelled" } else { "" };
+    format!("{}{more}", operation.state)
 }
 
 fn reason(reason: &OperationReason) -> String {

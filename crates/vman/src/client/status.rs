@@ -64,8 +64,17 @@ pub(crate) fn backends<W: Write>(
         ]
     };
     let backends: Vec<Backend> = parsed(what, body)?;
+    let notes: Vec<(String, Vec<String>)> =
+        backends.iter().map(|backend| (backend.name.clone(), backend.notes.clone())).collect();
     let titles = ["", "NAME", "STATE", "USABLE", "REASON", "SOURCE"];
-    Ok(output.rows(&titles, backends.into_iter().map(row).collect())?)
+    output.rows(&titles, backends.into_iter().map(row).collect())?;
+    for (name, notes) in notes.iter().filter(|(_, notes)| !notes.is_empty()) {
+        output.heading(name)?;
+        for note in notes {
+            output.line(note)?;
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn policies<W: Write>(

@@ -55,7 +55,13 @@ fn new_template(connection: &Connection, wanted: TemplateCreate) -> Result<NewTe
         (None, Some(firmware)) => Some(Boot::Firmware { firmware: provide(&firmware)? }),
         (None, None) => None,
     };
-    Ok(NewTemplate { name: wanted.name, cpu_count: wanted.cpus, ram_amount: wanted.ram, boot })
+    Ok(NewTemplate {
+        name: wanted.name,
+        cpu_count: wanted.cpus,
+        ram_amount: wanted.ram,
+        boot,
+        root_disk_size: wanted.root_disk_size,
+    })
 }
 
 fn list<W: Write>(what: &str, body: Value, output: &mut Output<W>) -> Result<(), Failure> {
@@ -64,7 +70,7 @@ fn list<W: Write>(what: &str, body: Value, output: &mut Output<W>) -> Result<(),
     }
     let templates: Vec<Template> = parsed(what, body)?;
     let row = |template: Template| {
-        let boot = boot(template.boot.as_ref());
+        let boot = boot(&template);
         vec![template.name, template.cpu_count.to_string(), template.ram_amount.to_string(), boot]
     };
     let rows = templates.into_iter().map(row).collect();
@@ -76,18 +82,22 @@ fn show<W: Write>(what: &str, body: Value, output: &mut Output<W>) -> Result<(),
         return Ok(output.json(&body)?);
     }
     let template: Template = parsed(what, body)?;
+    let boot = boot(&template);
     Ok(output.fields(vec![
         ("name", template.name),
         ("cpus", template.cpu_count.to_string()),
         ("ram", format!("{} MiB", template.ram_amount)),
-        ("boot", boot(template.boot.as_ref())),
+        ("boot", boot),
         ("created", template.created_at),
     ])?)
 }
 
-fn boot(boot: Option<&Boot>) -> String {
-    match boot {
-        None => "first disk".to_owned(),
+fn boot(template: &Template) -> String {
+    match &template.boot {
+        None => match template.root_disk_size {
+            Some(size) => format!("first disk, of {size} GiB unless it has one"),
+            None => "first disk".to_owned(),
+        },
         Some(Boot::Firmware { firmware }) => format!("firmware {firmware}"),
         Some(Boot::Kernel { kernel, initrd, cmdline }) => {
             let initrd = initrd.iter().map(|initrd| format!(" initrd {initrd}"));

@@ -20,7 +20,7 @@ const OPERATION: &str = "0e4bb0c5-6c8d-4c1c-9a83-5a2ad5a1f4d3";
 /// An answer: status, further headers, body.
 type Answer = (u16, &'static str, Value);
 
-/// Answers one request each, in order, and then tells what was asked.
+/// Answers requests one after the other, and then tells what was asked.
 struct Daemon {
     storage: tempfile::TempDir,
     asked: JoinHandle<Vec<String>>,
@@ -28,6 +28,12 @@ struct Daemon {
 
 impl Daemon {
     fn answering(answers: Vec<Answer>) -> Self {
+        let mut answers = answers.into_iter();
+        Self::replying(answers.len(), move |_| answers.next().unwrap())
+    }
+
+    /// Answers so many requests each by what it asks for.
+    fn replying(count: usize, mut answer: impl FnMut(&str) -> Answer + Send + 'static) -> Self {
         let storage = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -35,8 +41,7 @@ impl Daemon {
         std::fs::write(storage.path().join("run/address"), address).unwrap();
         std::fs::write(storage.path().join("token"), "secret\n").unwrap();
         let asked = thread::spawn(move || {
-            let answer = |answer: Answer| exchange(listener.accept().unwrap().0, &answer);
-            answers.into_iter().map(answer).collect()
+            (0..count).map(|_| exchange(listener.accept().unwrap().0, &mut answer)).collect()
         });
         Self { storage, asked }
     }
@@ -50,7 +55,7 @@ impl Daemon {
 }
 
 /// Reads one request and answers it; the request's line, token and body.
-fn exchange(stream: TcpStream, (status, headers, body): &Answer) -> String {
+fn exchange(stream: TcpStream, answer: &mut impl FnMut(&str) -> Answer) -> String {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();
@@ -75,8 +80,9 @@ fn exchange(stream: TcpStream, (status, headers, body): &Answer) -> String {
     if !sent.is_empty() {
         asked.push_str(&format!(" {}", String::from_utf8(sent).unwrap()));
     }
+    let (status, headers, body) = answer(&asked);
     let body = if body.is_null() { String::new() } else { body.to_string() };
-    let (status, length) = (*status, body.len());
+    let length = body.len();
     let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n{headers}");
     let answer = format!("{head}connection: close\r\n\r\n{body}");
     reader.into_inner().write_all(answer.as_bytes()).unwrap();
@@ -98,7 +104,7 @@ fn run(line: &str) -> Result<String, Failure> {
         Command::Policy(_) => policies(&connection, out)?,
         Command::Network(_) => network(&connection, out)?,
         Command::Health => health(&connection, out)?,
-        Command::Serve | Command::Config(_) => panic!("{line} asks no daemon"),
+        Command::Serve | Command::Doctor | Command::Config(_) => panic!("{line} asks no daemon"),
     }
     Ok(String::from_utf8(printed).unwrap())
 }
@@ -106,8 +112,17 @@ fn run(line: &str) -> Result<String, Failure> {
 fn vm_in(state: &str) -> Value {
     json!({
         "id": VM, "name": "web", "vm_template": "small", "state": state, "local_ip": "10.77.0.2",
-        "mac": "52:00:00:00:00:01", "generation": 2, "backend": null, "process": null, "disks": [],
+        "mac": "52:00:00:00:00:01", "autostart": true, "generation": 2, "backend": null, "process": null, "disks": [],
         "created_at": "2026-11-22T19:24:00.123Z", "updated_at": "2026-11-22T19:24:00.123Z",
+    })
+}
+
+fn disk_in(state: &str) -> Value {
+    json!({
+        "id": VM, "size": 2, "mount_point": null, "state": state, "vm_id": null, "format": "qcow2",
+        "bus": "virtio-blk", "serial": "s", "device_path": "/dev/disk/by-id/virtio-s",
+        "generation": 1, "created_at": "2026-11-22T19:24:00.123Z",
+        "updated_at": "2026-11-22T19:24:00.123Z",
     })
 }
 
@@ -115,6 +130,7 @@ fn operation_in(state: &str, error: Option<&str>) -> Value {
     let ended = (state != "running").then_some("2026-11-22T19:24:00.123Z");
     json!({
         "id": OPERATION, "kind": "vm.start", "subject": {"kind": "vm", "id": VM}, "state": state,
+        "cancel_requested": error == Some("asked"),
         "reason": {"kind": "user"}, "error": error, "created_at": "2026-11-22T19:24:00.123Z",
         "ended_at": ended, "duration_ms": null,
         "steps": [{"name": "launch", "state": "done", "started_at": null, "ended_at": null,
@@ -124,6 +140,12 @@ fn operation_in(state: &str, error: Option<&str>) -> Value {
 
 fn started() -> Answer {
     (202, "location: /operations/0e4bb0c5-6c8d-4c1c-9a83-5a2ad5a1f4d3\r\n", vm_in("starting"))
+}
+
+fn problem(code: &str, detail: &str) -> Value {
+    json!({
+        "type": "about:blank", "title": "Conflict", "status": 409, "code": code, "detail": detail,
+    })
 }
 
 #[test]
@@ -158,7 +180,7 @@ fn starting_by_name_and_waiting_ends_with_the_vm_as_it_is_then() {
         (200, "", vm_in("running")),
     ]);
     let (printed, asked) = daemon.run("vm start web --wait 30");
-    assert!(printed.unwrap().contains("state     running"));
+    assert!(printed.unwrap().contains("state      running"));
     assert_eq!(asked[1], format!("POST /vms/{VM}/actions/start"));
     assert!(asked[2].starts_with(&format!("GET /operations/{OPERATION}?wait=")), "{asked:?}");
     assert_eq!(asked[4], format!("GET /vms/{VM}"));
@@ -225,6 +247,114 @@ fn a_kernel_is_copied_to_the_local_daemon_and_asked_for_by_its_name() {
     assert_eq!(std::fs::read_to_string(boot).unwrap(), "kernel");
     let asked = daemon.asked.join().unwrap();
     assert!(asked[0].ends_with(r#""boot":{"kernel":"vmlinuz-1","cmdline":"quiet"}}"#), "{asked:?}");
+}
+
+#[test]
+fn what_the_commands_ask_for_is_what_they_were_told() {
+    let disk = |state| (202, "", disk_in(state));
+    let vm = |state| (202, "", vm_in(state));
+    for (line, answer, asked) in [
+        (format!("vm pause {VM}"), vm("paused"), format!("POST /vms/{VM}/actions/pause")),
+        (format!("vm resume {VM}"), vm("running"), format!("POST /vms/{VM}/actions/resume")),
+        (format!("vm reset {VM}"), vm("running"), format!("POST /vms/{VM}/actions/reset")),
+        (format!("vm kill {VM}"), vm("stopping"), format!("POST /vms/{VM}/actions/kill")),
+        (
+            "vm create small --autostart".to_owned(),
+            vm("stopped"),
+            r#"POST /vms {"vm_template":"small","autostart":true}"#.to_owned(),
+        ),
+        (
+            format!("vm set {VM} --autostart false"),
+            vm("stopped"),
+            format!(r#"PATCH /vms/{VM} {{"autostart":false}}"#),
+        ),
+        (
+            "disk create --size 2 --bus virtio-blk".to_owned(),
+            disk("available"),
+            r#"POST /disks {"size":2,"bus":"virtio-blk"}"#.to_owned(),
+        ),
+        (
+            format!("disk resize {VM} 3"),
+            disk("resizing"),
+            format!(r#"POST /disks/{VM}/resize {{"size":3}}"#),
+        ),
+    ] {
+        let (printed, all_asked) = Daemon::answering(vec![answer]).run(&line);
+        printed.unwrap();
+        assert_eq!(all_asked, [asked], "{line}");
+    }
+}
+
+#[test]
+fn several_vms_are_dealt_with_and_one_that_fails_does_not_keep_the_others() {
+    let ids = ["5f2b6c1e-7a44-4c0e-9d2f-0c6f3c1f9a11", "5f2b6c1e-7a44-4c0e-9d2f-0c6f3c1f9a12"];
+    let daemon = Daemon::replying(2, move |asked| {
+        if asked.contains(ids[0]) {
+            return (409, "", problem("not-running", "it is not running"));
+        }
+        (200, "", vm_in("paused"))
+    });
+    let (printed, asked) = daemon.run(&format!("-o json vm pause {} {}", ids[0], ids[1]));
+    assert_eq!(asked.len(), 2);
+    assert_eq!(printed.unwrap_err().to_string(), "cannot pause 1 of 2 vms");
+}
+
+#[test]
+fn all_vms_are_stopped_but_those_that_are_stopped_or_being_deleted() {
+    let vm_with = |id: &str, state: &str| {
+        let mut vm = vm_in(state);
+        vm["id"] = json!(id);
+        vm
+    };
+    let id = |n: u32| format!("00000000-0000-4000-8000-00000000000{n}");
+    let vms = json!([
+        vm_with(&id(1), "running"),
+        vm_with(&id(2), "stopped"),
+        vm_with(&id(3), "failed"),
+        vm_with(&id(4), "deleting"),
+    ]);
+    let daemon = Daemon::replying(1 + 2 * 3, move |asked| {
+        if asked.starts_with("GET /vms?") {
+            return (200, "", vms.clone());
+        }
+        if asked.starts_with("POST") {
+            return (202, started().1, vm_in("stopping"));
+        }
+        if asked.starts_with("GET /operations") {
+            return (200, "", operation_in("succeeded", None));
+        }
+        (200, "", vm_in("stopped"))
+    });
+    let (printed, mut asked) = daemon.run("vm stop --all");
+    let printed = printed.unwrap();
+    assert_eq!(printed.lines().filter(|line| line.ends_with("is stopped")).count(), 2, "{printed}");
+    asked.retain(|line| line.starts_with("POST"));
+    asked.sort();
+    assert_eq!(asked, [1, 3].map(|n| format!("POST /vms/{}/actions/stop", id(n))));
+}
+
+#[test]
+fn a_cancelled_operation_is_shown_and_one_that_ended_before_is_a_failure() {
+    let cancel = format!("operation cancel {OPERATION} --wait");
+    let asked = || (202, "", operation_in("running", Some("asked")));
+    let cancelled = operation_in("cancelled", Some("asked"));
+    let daemon = Daemon::answering(vec![asked(), (200, "", cancelled)]);
+    let (printed, all_asked) = daemon.run(&cancel);
+    assert!(printed.unwrap().contains("cancelled"));
+    assert_eq!(all_asked[0], format!("POST /operations/{OPERATION}/cancel"));
+
+    let daemon = Daemon::answering(vec![asked(), (200, "", operation_in("succeeded", None))]);
+    let told = daemon.run(&cancel).0.unwrap_err().to_string();
+    assert!(told.contains("it succeeded before"), "{told}");
+}
+
+#[test]
+fn whoever_waits_for_what_is_cancelled_hears_who_did_it() {
+    let cancelled = operation_in("cancelled", Some("asked"));
+    let daemon = Daemon::answering(vec![started(), (200, "", cancelled)]);
+    let (printed, _) = daemon.run(&format!("vm start {VM} --wait"));
+    let told = printed.unwrap_err().to_string();
+    assert!(told.starts_with(&format!("vm.start of vm {VM} cancelled: asked")), "{told}");
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! `vman vm …`
 
 use std::io::Write;
+use std::time::Duration;
 
 use serde_json::Value;
 use uuid::Uuid;
-use vman_api_types::{NewVm, Vm};
+use vman_api_types::{NewVm, Vm, VmPatch};
 
 use super::connection::{Connection, parsed};
 use super::output::{Output, or_none};
-use super::{follow, references};
-use crate::cli::{Action, VmCommand};
+use super::{actions, follow, references};
+use crate::cli::{Action, Stop, VmCommand};
 use crate::failure::Failure;
+
+/// How long all VMs are waited for: longer than the longest grace that a guest can be given.
+const STOP_WAIT: Duration = Duration::from_secs(3600 + 60);
 
 pub(crate) fn run<W: Write>(
     command: VmCommand,
@@ -18,9 +22,10 @@ pub(crate) fn run<W: Write>(
     output: &mut Output<W>,
 ) -> Result<(), Failure> {
     match command {
-        VmCommand::Create { template, name } => {
+        VmCommand::Create { template, name, autostart } => {
             let what = format!("create a vm from template {template}");
-            let vm = NewVm { vm_template: template, name };
+            let autostart = autostart.then_some(true);
+            let vm = NewVm { vm_template: template, name, autostart };
             show(&what, connection.post(&what, "/vms", &vm)?.body, output)
         }
         VmCommand::List { state } => {
@@ -33,8 +38,29 @@ pub(crate) fn run<W: Write>(
             show(&what, connection.get(&what, &format!("/vms/{id}"))?.body, output)
         }
         VmCommand::Start(action) => act("start", &action, connection, output),
-        VmCommand::Stop(action) => act("stop", &action, connection, output),
+        VmCommand::Stop(Stop { all: true, wait, .. }) => {
+            let what = "list the vms";
+            let vms: Vec<Vm> = parsed(what, connection.list(what, "/vms")?)?;
+            // What is being deleted is on its way already.
+            let to_end = vms.iter().filter(|vm| !["stopped", "deleting"].contains(&&*vm.state));
+            let newest_first: Vec<Uuid> = to_end.rev().map(|vm| vm.id).collect();
+            let wait = wait.at_most().unwrap_or(STOP_WAIT);
+            actions::on_each("stop", newest_first, Some(wait), connection, output)
+        }
+        VmCommand::Stop(Stop { all: false, ids, wait }) => {
+            act("stop", &Action { ids, wait }, connection, output)
+        }
         VmCommand::Restart(action) => act("restart", &action, connection, output),
+        VmCommand::Pause(action) => act("pause", &action, connection, output),
+        VmCommand::Resume(action) => act("resume", &action, connection, output),
+        VmCommand::Reset(action) => act("reset", &action, connection, output),
+        VmCommand::Kill(action) => act("kill", &action, connection, output),
+        VmCommand::Set { id, autostart } => {
+            let id = find(connection, &id)?;
+            let what = format!("change vm {id}");
+            let patch = VmPatch { autostart: Some(autostart) };
+            show(&what, connection.patch(&what, &format!("/vms/{id}"), &patch)?.body, output)
+        }
         VmCommand::Delete { id } => {
             let id = find(connection, &id)?;
             let answer = connection.delete(&format!("delete vm {id}"), &format!("/vms/{id}"))?;
@@ -66,12 +92,16 @@ fn act<W: Write>(
     connection: &Connection,
     output: &mut Output<W>,
 ) -> Result<(), Failure> {
-    let id = find(connection, &action.id)?;
-    let what = format!("{verb} vm {id}");
-    let answer = connection.act(&what, &format!("/vms/{id}/actions/{verb}"))?;
-    let Some(at_most) = action.wait.at_most() else { return show(&what, answer.body, output) };
-    follow::success(connection, &answer, at_most)?;
-    show(&what, connection.get(&what, &format!("/vms/{id}"))?.body, output)
+    let ids: Vec<Uuid> =
+        action.ids.iter().map(|id| find(connection, id)).collect::<Result<_, _>>()?;
+    let at_most = action.wait.at_most();
+    match ids.as_slice() {
+        [id] => {
+            let what = format!("{verb} vm {id}");
+            show(&what, actions::on_one(verb, *id, at_most, connection)?, output)
+        }
+        [] | [_, ..] => actions::on_each(verb, ids, at_most, connection, output),
+    }
 }
 
 fn list<W: Write>(what: &str, body: Value, output: &mut Output<W>) -> Result<(), Failure> {
@@ -106,6 +136,7 @@ fn show<W: Write>(what: &str, body: Value, output: &mut Output<W>) -> Result<(),
         ("template", vm.vm_template),
         ("state", vm.state),
         ("reason", vm.state_reason.unwrap_or_default()),
+        ("autostart", if vm.autostart { "yes" } else { "no" }.to_owned()),
         ("address", vm.local_ip),
         ("mac", vm.mac),
         ("backend", vm.backend.unwrap_or_default()),

@@ -2,7 +2,8 @@
 //! signal to end. It wires; everything it wires decides for itself. Machines are left running when
 //! it ends.
 
-mod backend;
+pub(crate) mod backend;
+mod boot;
 mod error;
 mod folder;
 mod policies;
@@ -108,7 +109,8 @@ async fn wire(config: &Config, storage: Storage) -> Result<Parts, ServeError> {
     info!(mode = network.mode.word(), "network: {}", network.reason);
     let chain = config.chain.clone();
     let loading = tokio::task::spawn_blocking(move || policies::load(&chain));
-    let chosen = backend::choose(config, &storage).await?;
+    let chosen = backend::choose(config, &storage.machines()).await?;
+    backend::tell(config, &chosen);
     let name = chosen.backend.name().to_owned();
     let operator = Arc::new(Operator::new(
         OperatorConfig {
@@ -138,12 +140,14 @@ async fn wire(config: &Config, storage: Storage) -> Result<Parts, ServeError> {
     if !repair.enabled {
         warn!("repair is switched off: issues are named and judged, and nothing is done");
     }
-    let engine_config = EngineConfig { network, backend: name, repair };
+    let stop_grace = config.backend.stop_grace;
+    let engine_config = EngineConfig { network, backend: name, stop_grace, repair };
     let engine = Engine::new(ports, engine_config);
     let left = engine.recover().await?;
     if left > 0 {
         info!(operations = left, "taking up what the last daemon had begun");
     }
+    boot::start_what_ran(&engine).await?;
     let network = network_config(&networker);
     let observer = observe(config, &engine, store, operator, networker, clock, wake);
     let backends = backend::reports(chosen.reports);
@@ -172,7 +176,8 @@ fn observe(
     ObserverHandle { status: findings.status, wake, interval }
 }
 
-fn networker_config(config: &Config) -> vman_network::NetworkConfig {
+/// What the network is asked to be.
+pub(crate) fn networker_config(config: &Config) -> vman_network::NetworkConfig {
     use crate::config::NetworkMode as Asked;
     vman_network::NetworkConfig {
         mode: match config.network.mode {

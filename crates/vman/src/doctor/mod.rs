@@ -1,0 +1,144 @@
+//! `vman doctor`: what this host can do, and how to mend what it cannot. It looks, as the daemon
+//! would, and changes nothing; no daemon need run.
+
+mod host;
+mod storage;
+mod told;
+
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::json;
+use vman_network::Networker;
+use vman_operator::{BackendReport, ChooseError, Chosen};
+
+use crate::client::Output;
+use crate::config::{BackendChoice, Config};
+use crate::failure::Failure;
+use crate::serve::{self, ServeError, backend};
+use told::Finding;
+
+/// What a daemon would run machines with, or why none would start.
+type Choice = Result<Chosen, ChooseError>;
+
+/// # Errors
+/// VMs cannot run here.
+pub(crate) fn run<W: Write>(config: Config, output: &mut Output<W>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(ServeError::Runtime)?;
+    let examined = runtime.block_on(examine(&config));
+    // A backend that hangs was given up, and is not waited for here either.
+    runtime.shutdown_background();
+    if output.is_json() {
+        let verdict = examined.verdict.as_ref();
+        output.json(&json!({
+            "can_run_vms": verdict.is_ok(),
+            "reason": verdict.unwrap_or_else(|why| why),
+            "backends": examined.backends,
+            "findings": examined.findings,
+        }))?;
+    } else {
+        told::print(&examined.findings, output)?;
+        if let Ok(how) = &examined.verdict {
+            output.heading(how)?;
+        }
+    }
+    examined.verdict.map(drop).map_err(Failure::Failed)
+}
+
+/// All that was seen.
+struct Examined {
+    findings: Vec<Finding>,
+    backends: Vec<vman_api_types::Backend>,
+    /// With what VMs run here, or why they cannot.
+    verdict: Result<String, String>,
+}
+
+async fn examine(config: &Config) -> Examined {
+    let machines = config.storage.join("machines");
+    let chosen = backend::choose(config, &machines).await;
+    let reports = match &chosen {
+        Ok(chosen) => chosen.reports.clone(),
+        Err(_) => all_reports(config, &machines).await,
+    };
+    let mut findings = configuration(config);
+    findings.extend(chosen_backend(config, &chosen));
+    findings.extend(reports.iter().map(one_backend));
+    findings.extend(host::programs(config).await);
+    findings.push(host::kvm(reports.iter().find(|report| report.name == host::KVM_BACKEND)));
+    findings.push(host::user());
+    findings.extend(storage::look(&config.storage));
+    findings.push(network(config));
+    let verdict = verdict(&chosen, &findings);
+    Examined { findings, backends: backend::reports(reports), verdict }
+}
+
+/// Of a daemon that would not start, what it could be told to use instead.
+async fn all_reports(config: &Config, machines: &Path) -> Vec<BackendReport> {
+    let best = backend::choose_best(config, machines).await;
+    let unselected = |report| BackendReport { selected: false, notes: vec![], ..report };
+    best.map(|best| best.reports.into_iter().map(unselected).collect()).unwrap_or_default()
+}
+
+fn configuration(config: &Config) -> Vec<Finding> {
+    let read = match &config.file {
+        Some(file) => format!("read from {}", file.display()),
+        None => "no file: environment and defaults".to_owned(),
+    };
+    let warnings = config.warnings.iter().map(|warning| Finding::note("configuration", warning));
+    std::iter::once(Finding::good("configuration", read)).chain(warnings).collect()
+}
+
+fn chosen_backend(config: &Config, chosen: &Choice) -> Vec<Finding> {
+    let chosen = match chosen {
+        Ok(chosen) => chosen,
+        Err(error) => {
+            return vec![Finding::bad("backend", error.to_string()).mend("vman config show")];
+        }
+    };
+    let told = format!("{}: {}", chosen.backend.name(), chosen.reason);
+    if !backend::is_doubtful(config, chosen) {
+        return vec![Finding::good("backend", told)];
+    }
+    vec![match config.backend.choice {
+        // Nothing but the simulation works; what is missing is told with each backend.
+        BackendChoice::Auto => Finding::bad("backend", told),
+        BackendChoice::Name(_) | BackendChoice::File(_) => {
+            Finding::bad("backend", told).mend("set `[backend] use = \"auto\"`")
+        }
+    }]
+}
+
+fn one_backend(report: &BackendReport) -> Finding {
+    let BackendReport { name, source: _, usable, reason, selected, notes } = report;
+    let finding = match usable {
+        Some(true) => Finding::good(name, reason),
+        Some(false) | None if *selected => Finding::bad(name, reason),
+        Some(false) | None => Finding::note(name, reason),
+    };
+    finding.with(notes)
+}
+
+fn network(config: &Config) -> Finding {
+    match Networker::settle(serve::networker_config(config)) {
+        Ok(networker) => {
+            let network = networker.network();
+            let told = format!("mode {}: {}", network.mode.word(), network.reason);
+            Finding::good("network", told)
+        }
+        Err(error) => Finding::bad("network", error.to_string()),
+    }
+}
+
+fn verdict(chosen: &Choice, findings: &[Finding]) -> Result<String, String> {
+    let bad: Vec<&str> = findings.iter().filter(|f| f.is_bad()).map(Finding::about).collect();
+    match chosen {
+        Ok(chosen) if bad.is_empty() && chosen.backend.name() == host::SIMULATED => {
+            Ok("VMs are simulated here, as is configured".to_owned())
+        }
+        Ok(chosen) if bad.is_empty() => {
+            Ok(format!("VMs can run here, by {}", chosen.backend.name()))
+        }
+        Ok(_) | Err(_) => Err(format!("VMs cannot run here: see {}", bad.join(", "))),
+    }
+}
