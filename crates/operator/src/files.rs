@@ -71,7 +71,7 @@ impl Storage {
                 }
                 Err(failed("something else is there; move it away".to_owned()))
             }
-            Err(error) => Err(failed(format!("{error}{}", self.full_hint().await))),
+            Err(error) => Err(failed(format!("{error}{}", self.machines_full().await))),
         }
     }
 
@@ -87,22 +87,14 @@ impl Storage {
         }
     }
 
-    /// What to do, if something failed because the storage folder's file system is full; else
-    /// nothing.
-    pub(crate) async fn full_hint(&self) -> String {
-        let folder = self.root.join(IMAGES);
-        let looking = tokio::task::spawn_blocking(move || {
-            let space = rustix::fs::statvfs(&folder).ok()?;
-            let free = space.f_bavail.saturating_mul(space.f_frsize);
-            // Some file systems count no inodes: all of theirs are 0.
-            let no_inode = space.f_files > 0 && space.f_favail == 0;
-            (free < FULL_BELOW || no_inode).then_some((folder, free))
-        });
-        let Ok(Some((folder, free))) = looking.await else { return String::new() };
-        format!(
-            "; the file system of {} is full ({free} bytes are left): free some of it",
-            folder.display()
-        )
+    /// What to do, if something failed because the file system of the images is full; else nothing.
+    pub(crate) async fn images_full(&self) -> String {
+        full_hint(self.root.join(IMAGES)).await
+    }
+
+    /// Likewise of what machines leave beside their images.
+    pub(crate) async fn machines_full(&self) -> String {
+        full_hint(self.machines()).await
     }
 
     pub(crate) fn image(&self, disk: &Disk) -> PathBuf {
@@ -220,6 +212,22 @@ fn plain_entry(relative: &str) -> Option<&str> {
     let (folder, name) = relative.split_once('/')?;
     let plain = !name.is_empty() && !name.starts_with('.') && !name.contains('/');
     (plain && [IMAGES, MACHINES].contains(&folder)).then_some(name)
+}
+
+/// What to do, if something failed because there is no room in this folder; else nothing.
+async fn full_hint(folder: PathBuf) -> String {
+    let looking = tokio::task::spawn_blocking(move || {
+        let space = rustix::fs::statvfs(&folder).ok()?;
+        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        // Some file systems count no inodes: all of theirs are 0.
+        let no_inode = space.f_files > 0 && space.f_favail == 0;
+        (free < FULL_BELOW || no_inode).then_some((folder, free))
+    });
+    let Ok(Some((folder, free))) = looking.await else { return String::new() };
+    format!(
+        "; the file system of {} is full ({free} bytes are left): free some of it",
+        folder.display()
+    )
 }
 
 /// Already there is a success; one that is closed to others is opened up as far as `mode` says.

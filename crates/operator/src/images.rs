@@ -25,7 +25,7 @@ impl Operator {
 
     /// What the backend said, and that there is no room for an image, if that is so.
     async fn told_with_room(&self, error: &BackendError) -> ApplyError {
-        ApplyError::failed(format!("{error}{}", self.storage.full_hint().await))
+        ApplyError::failed(format!("{error}{}", self.storage.images_full().await))
     }
 
     pub(crate) async fn delete_image(&self, disk: &Disk) -> Result<Applied, ApplyError> {

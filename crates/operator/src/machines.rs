@@ -66,7 +66,13 @@ impl Operator {
 
     async fn launch(&self, target: &VmTarget) -> Result<Applied, ApplyError> {
         let spec = spec::machine_spec(&self.storage, target).await?;
-        let machine = self.client().await?.launch(spec).await.map_err(told)?;
+        let machine = match self.client().await?.launch(spec).await {
+            Ok(machine) => machine,
+            Err(error) => {
+                let hint = self.storage.machines_full().await;
+                return Err(ApplyError::failed(format!("{error}{hint}")));
+            }
+        };
         let machine = recorded_machine(self.backend(), &machine);
         let note = machine.process.map(|process| format!("pid {}", process.pid));
         if let Some(process) = machine.process {

@@ -78,7 +78,7 @@ fn a_machine_directory_for_which_there_is_no_room_is_told_and_leaves_nothing() {
         assert!(made < 100, "the inodes are used up");
         let target = samples::target(samples::vm(1, VmState::Starting));
         let refusal = hands.refusal(Effect::PrepareDirectory, &target).await;
-        for part in ["cannot make the directory", "No space left", "/disks is full"] {
+        for part in ["cannot make the directory", "No space left", "/machines is full"] {
             assert!(refusal.contains(part), "{part} in {refusal}");
         }
         assert_eq!(entries(hands.path("machines")), <[PathBuf; 0]>::default());
