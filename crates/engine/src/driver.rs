@@ -103,12 +103,10 @@ async fn drain(engine: &Engine, turn: &mut Turn) -> Result<(), RecordError> {
     // Bounded by the operations that may wait, which the gate bounds.
     loop {
         turn.read(engine).await?;
-        let Some(operation) = turn.waiting.first().cloned() else { return Ok(()) };
-        if is_called_off(&operation) {
-            engine.end_unbegun(&operation).await?;
-        } else {
-            engine.carry_out(operation, turn).await?;
-        }
+        turn.end_called_off(engine, None).await?;
+        let next = turn.waiting.iter().find(|operation| !is_called_off(operation));
+        let Some(operation) = next.cloned() else { return Ok(()) };
+        engine.carry_out(operation, turn).await?;
     }
 }
 
@@ -150,24 +148,32 @@ impl Turn {
         self.nudges.mark_changed();
     }
 
-    /// Looks anew if something came in, while the operation `current` goes on; what waits and was
-    /// called off ends here.
+    /// Looks anew if something came in, while the operation `current` goes on.
     pub(crate) async fn look(&mut self, engine: &Engine, current: OperationId) {
         if !self.was_nudged() {
             return;
         }
-        if let Err(error) = self.read(engine).await {
-            // No reason to break off what goes on.
-            warn!(turn = %self.subject, %error, "cannot read what is to be done");
-            return;
+        let looked = match self.read(engine).await {
+            Ok(()) => self.end_called_off(engine, Some(current)).await,
+            unread => unread,
+        };
+        if let Err(error) = looked {
+            // No reason to break off what goes on; what was called off ends when its turn comes.
+            warn!(turn = %self.subject, %error, "cannot see to what is to be done");
         }
-        let others = self.waiting.iter().filter(|operation| operation.id != current);
+    }
+
+    /// Ends what was called off before its turn came, while `current` goes on.
+    async fn end_called_off(
+        &self,
+        engine: &Engine,
+        current: Option<OperationId>,
+    ) -> Result<(), RecordError> {
+        let others = self.waiting.iter().filter(|operation| Some(operation.id) != current);
         for operation in others.filter(|operation| is_called_off(operation)) {
-            if let Err(error) = engine.end_unbegun(operation).await {
-                // It is when its turn comes.
-                warn!(operation = %operation.id, %error, "cannot be ended now");
-            }
+            engine.end_unbegun(operation).await?;
         }
+        Ok(())
     }
 
     /// The newer operation that takes the place of `operation` while `effect` goes on.

@@ -2,15 +2,25 @@
 //! event ends when nothing else can happen. What a command leads to is tested in `vman-core`.
 
 mod addresses;
+mod autostart;
 mod budgets;
+mod cancelling;
 mod commands;
+mod commits;
+mod deadlines;
+mod disk_laws;
+mod disk_scenes;
 mod disks;
 mod failures;
+mod hot_plug;
 mod kills;
 mod mortal;
 mod refusals;
 mod repairs;
+mod requests;
+mod root_disks;
 mod scenes;
+mod storms;
 mod strays;
 mod waking;
 
@@ -21,7 +31,7 @@ use std::time::Duration;
 use vman_core::coherence::{Look, look};
 use vman_core::disk::Disk;
 use vman_core::ident::{DiskId, IssueId, OperationId, Timestamp, VmId};
-use vman_core::lifecycle::VmCommand;
+use vman_core::lifecycle::{DiskCommand, VmCommand};
 use vman_core::network::{Network, NetworkMode, Subnet};
 use vman_core::operation::{Effect, Operation, OperationState, Reason};
 use vman_core::ports::{Apply, Change, Judge, Page, Recall, Record, Survey, Target, VmTarget};
@@ -197,6 +207,12 @@ fn config(subnet: &str) -> EngineConfig {
 async fn ask(engine: &Engine, vm: VmId, command: VmCommand) -> OperationId {
     let accepted = engine.command_vm(vm, command, Reason::User, None).await.expect("let in");
     accepted.operation.expect("there is something to do")
+}
+
+/// As [`ask`], for a disk.
+async fn ask_disk(engine: &Engine, disk: DiskId, command: DiskCommand) -> OperationId {
+    let accepted = engine.command_disk(disk, command, None, Reason::User, None).await;
+    accepted.expect("let in").operation.expect("there is something to do")
 }
 
 /// The operation as it ended.

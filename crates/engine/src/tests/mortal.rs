@@ -25,6 +25,7 @@ pub(super) struct Mortal {
     records: Arc<MemoryRecords>,
     host: Arc<FakeHost>,
     fate: Mutex<Fate>,
+    commits: AtomicUsize,
     dead: watch::Sender<bool>,
 }
 
@@ -49,7 +50,8 @@ enum Fate {
 impl Mortal {
     fn new(world: &World, fate: Fate) -> Self {
         let (records, host) = (world.records.clone(), world.host.clone());
-        Self { records, host, fate: Mutex::new(fate), dead: watch::Sender::new(false) }
+        let (fate, dead) = (Mutex::new(fate), watch::Sender::new(false));
+        Self { records, host, fate, commits: AtomicUsize::new(0), dead }
     }
 
     pub(super) fn dying_after(world: &World, moments: usize) -> Self {
@@ -62,6 +64,15 @@ impl Mortal {
 
     pub(super) fn dawdling(world: &World) -> Self {
         Self::new(world, Fate::Dawdles { reads: 0 })
+    }
+
+    pub(super) fn undisturbed(world: &World) -> Self {
+        Self::new(world, Fate::Undisturbed)
+    }
+
+    /// How many commits there were.
+    pub(super) fn commits(&self) -> usize {
+        self.commits.load(Ordering::SeqCst)
     }
 
     /// Whether it dies before it has got `life` done. A dead one does nothing more.
@@ -156,7 +167,15 @@ impl Mortal {
 impl Apply for Mortal {
     async fn apply(&self, effect: Effect, target: &Target) -> Result<Applied, ApplyError> {
         self.moment().await;
-        let applied = self.host.apply(effect, target).await;
+        let mut dead = self.dead.subscribe();
+        let died = async { drop(dead.wait_for(|dead| *dead).await) };
+        let applied = tokio::select! {
+            biased;
+            () = died => None,
+            applied = self.host.apply(effect, target) => Some(applied),
+        };
+        // What a dead one was waiting for does not happen later.
+        let Some(applied) = applied else { return std::future::pending().await };
         self.moment().await;
         applied
     }
@@ -166,6 +185,7 @@ impl Apply for Mortal {
 impl Record for Mortal {
     async fn commit(&self, changes: Vec<Change>) -> Result<(), RecordError> {
         self.approach().await?;
+        self.commits.fetch_add(1, Ordering::SeqCst);
         let committed = self.records.commit(changes).await;
         self.moment().await;
         committed
