@@ -2,10 +2,12 @@
 //! machine, which begins inside, and removed after it. Ends no process but what is left in the
 //! cgroup of a machine that was told to end.
 //!
-//! They are below the daemon's own cgroup: `vman/<machines' folder, hashed>/<machine id>`. Where
-//! that is delegated to the daemon (systemd's `Delegate=yes`) the daemon's processes are moved to
-//! a leaf of it first: only a cgroup without processes of its own can hand controllers down.
-//! The rules are those of the kernel's Documentation/admin-guide/cgroup-v2.rst.
+//! They are below the daemon's own cgroup: `vman/<machines' folder, hashed>/<machine id>`; where
+//! the cgroup above that is left to the daemon (systemd's `Delegate=` with `DelegateSubgroup=`),
+//! beside it. Only a cgroup without processes of its own can hand controllers down, so limits need
+//! the latter; the daemon moves itself nowhere, since then systemd could not start it anew while
+//! machines live. The rules are those of the kernel's Documentation/admin-guide/cgroup-v2.rst and
+//! of systemd's CGROUP_DELEGATION.
 
 use std::fs;
 use std::io;
@@ -20,8 +22,6 @@ use rustix::io::Errno;
 use uuid::Uuid;
 
 const ROOT: &str = "vman";
-/// Where the daemon's own processes are put in a delegated cgroup.
-const DAEMON: &str = "vman-daemon";
 /// What limits a machine needs.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 /// systemd sets these on a cgroup that it leaves to its service: systemd.resource-control(5).
@@ -49,7 +49,7 @@ pub(crate) struct Limits {
 /// The place for the cgroups of one folder of machines.
 #[derive(Debug, Clone)]
 pub(crate) struct Cgroups {
-    /// The daemon's own cgroup, or the delegated one it is a leaf of.
+    /// The daemon's own cgroup, or the one above that is left to it.
     base: PathBuf,
     tree: PathBuf,
 }
@@ -58,8 +58,7 @@ impl Cgroups {
     /// The error says why there can be none.
     pub(crate) fn find(machines_dir: &Path) -> Result<Self, String> {
         let own = own_cgroup()?;
-        let leaf = own.file_name().is_some_and(|name| name == DAEMON);
-        let base = own.parent().filter(|_| leaf).unwrap_or(&own).to_owned();
+        let base = own.parent().filter(|above| is_delegated(above)).unwrap_or(&own).to_owned();
         Ok(Self::below(base, machines_dir))
     }
 
@@ -71,23 +70,24 @@ impl Cgroups {
     /// Makes the place ready. The error says why no cgroup can be made; the text is of the limits
     /// that cannot be set, and why; empty if all can.
     pub(crate) fn prepare(&self) -> Result<String, String> {
-        let trouble =
-            |error| format!("no cgroup can be made below {}: {error}", self.base.display());
-        fs::create_dir_all(&self.tree).map_err(trouble)?;
-        let missing = self.missing().map_err(trouble)?;
+        fs::create_dir_all(&self.tree).map_err(|error| {
+            format!("no cgroup can be made below {}: {error}", self.base.display())
+        })?;
+        let missing = self.hand_down();
         if missing.is_empty() {
             return Ok(String::new());
         }
-        Ok(format!("no limits on {}: {}", missing.join(", "), self.why_missing(&missing)))
+        Ok(format!("no limits on {}: {}", missing.join(", "), self.why_missing()))
     }
 
-    /// Hands the controllers down to the machines' cgroups, and says which could not be.
-    fn missing(&self) -> io::Result<Vec<&'static str>> {
+    /// Hands the controllers down to the machines' cgroups; returns those that cannot be.
+    fn hand_down(&self) -> Vec<&'static str> {
         let mut missing = CONTROLLERS.to_vec();
-        missing.retain(|controller| !has_controller(&self.base, controller));
-        if missing.len() < CONTROLLERS.len() && is_delegated(&self.base) {
-            self.move_daemon()?;
+        // Beside processes some could be handed down, and would make cgroups below invalid.
+        if holds_processes(&self.base) {
+            return missing;
         }
+        missing.retain(|controller| !has_controller(&self.base, controller));
         for folder in [Some(self.base.as_path()), self.tree.parent(), Some(&self.tree)] {
             let control = folder.unwrap_or(&self.base).join("cgroup.subtree_control");
             for controller in CONTROLLERS {
@@ -97,42 +97,24 @@ impl Cgroups {
                 }
             }
         }
-        Ok(missing)
+        missing
     }
 
-    fn why_missing(&self, missing: &[&str]) -> String {
+    fn why_missing(&self) -> String {
         let base = self.base.display();
-        if missing.iter().any(|controller| has_controller(&self.base, controller)) {
+        if holds_processes(&self.base) {
             return format!(
-                "{base} has processes of its own and was not left to the daemon; run it as a \
-                 service with Delegate=yes"
+                "the cgroup {base} has processes of its own, the daemon's among them; run vman as \
+                 a service with Delegate=yes and DelegateSubgroup=vman-daemon (systemd 254)"
             );
         }
         let there = fs::read_to_string(self.base.join("cgroup.controllers")).unwrap_or_default();
         let there = if there.trim().is_empty() { "none" } else { there.trim() };
         format!(
-            "{base} does not have these controllers of cgroup v2 (it has: {there}); run vman as a \
-             service with Delegate=yes, on a host that uses cgroup v2 alone"
+            "the cgroup {base} does not have these controllers of version 2 (it has: {there}); \
+             boot with systemd.unified_cgroup_hierarchy=1, and run vman as a service with \
+             Delegate=yes"
         )
-    }
-
-    /// Every process of the delegated cgroup itself, the daemon first of all, goes to the leaf.
-    fn move_daemon(&self) -> io::Result<()> {
-        let processes = fs::read_to_string(self.base.join("cgroup.procs"))?;
-        if processes.is_empty() {
-            return Ok(());
-        }
-        let leaf = self.base.join(DAEMON);
-        fs::create_dir_all(&leaf)?;
-        for process in processes.lines() {
-            match fs::write(leaf.join("cgroup.procs"), process) {
-                Err(error) if error.raw_os_error() != Some(Errno::SRCH.raw_os_error()) => {
-                    return Err(error);
-                }
-                Ok(()) | Err(_) => {}
-            }
-        }
-        Ok(())
     }
 
     /// A new cgroup for a machine that does not live, open to begin in.
@@ -272,6 +254,12 @@ fn cgroup_of(process: &Process) -> Result<PathBuf, String> {
     Ok(mount.mount_point.join(below).components().collect())
 }
 
+/// The root of all is free to have some, and has no type.
+fn holds_processes(folder: &Path) -> bool {
+    let processes = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    !processes.is_empty() && folder.join("cgroup.type").exists()
+}
+
 fn has_controller(folder: &Path, controller: &str) -> bool {
     let there = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
     there.split_whitespace().any(|word| word == controller)
@@ -345,7 +333,22 @@ mod tests {
         let cgroups = Cgroups::below(base.path().to_owned(), Path::new("/m"));
         let told = cgroups.prepare().unwrap();
         assert!(told.starts_with("no limits on memory, pids: "), "{told}");
-        assert!(told.contains("hugetlb cpu") && told.contains("Delegate=yes"), "{told}");
+        assert!(told.contains("it has: hugetlb cpu"), "{told}");
+    }
+
+    #[test]
+    fn beside_processes_nothing_is_handed_down() {
+        let base = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(base.path().join(name), text).unwrap();
+        write("cgroup.controllers", "cpu memory pids");
+        write("cgroup.procs", "1\n");
+        let cgroups = Cgroups::below(base.path().to_owned(), Path::new("/m"));
+        assert_eq!(cgroups.prepare().unwrap(), "", "the root of all has no type");
+        fs::remove_file(base.path().join("cgroup.subtree_control")).unwrap();
+        write("cgroup.type", "domain");
+        let told = cgroups.prepare().unwrap();
+        assert!(told.contains("cpu, memory, pids") && told.contains("DelegateSubgroup"), "{told}");
+        assert!(!base.path().join("cgroup.subtree_control").exists());
     }
 
     #[test]

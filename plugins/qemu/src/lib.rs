@@ -4,7 +4,9 @@
 //!
 //! A machine is one QEMU process in its own session, so that it outlives the daemon. It is found
 //! again by `/proc` alone: its command line carries its id and its pid file. QEMU's working
-//! directory is the machine's, where its sockets and logs are.
+//! directory is the machine's, where its sockets and logs are. Where the host allows it, the
+//! process is of a user of its own and in a cgroup of its own; what is in its directory is then
+//! its own too, and is trusted no more than the guest.
 
 mod accelerator;
 mod aftermath;

@@ -1,7 +1,8 @@
 //! Log files in a machine's directory: begun anew, kept small while QEMU writes them, and read from
 //! their end. What is in them is the guest's and QEMU's and is not interpreted here.
 //!
-//! The directory is the machine's own, so no name in it is followed or written to blindly (`files`).
+//! The directory is the machine's own, so no name in it is followed or written to blindly: `files`
+//! does the opening.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};

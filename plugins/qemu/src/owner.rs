@@ -76,7 +76,7 @@ pub(crate) fn choose(machines_dir: &Path, id: Uuid, base: u32) -> io::Result<u32
 }
 
 /// Makes the directory the owner's alone, with the files in it; what is neither file nor folder in
-/// it, such as a stale socket or a planted link, is removed. Nothing is done where it is so already.
+/// it, such as a stale socket or a planted link, is removed. Done already, this does nothing.
 /// No machine may live in it.
 pub(crate) fn settle(directory: &Path, owner: Owner) -> io::Result<()> {
     let folder =

@@ -8,6 +8,7 @@ use std::time::Duration;
 use vman_plugin::{Probe, deadline};
 
 use crate::accelerator::Accelerator;
+use crate::confine::KVM;
 use crate::kvm_probe;
 use crate::program::{self, Output, QEMU, QEMU_IMG};
 use crate::settings::Settings;
@@ -22,8 +23,6 @@ const ANSWERS: u64 = 3;
 
 // The host would otherwise end the probe before it can say which program hangs.
 const _: () = assert!(ANSWERS * DEADLINE.as_secs() < deadline::PROBE.as_secs());
-
-const KVM: &str = "/dev/kvm";
 
 pub(crate) async fn probe(accelerator: Accelerator, settings: &Settings) -> Probe {
     let (hypervisor, missing) = match programs(accelerator, settings).await {

@@ -39,10 +39,15 @@ impl Registry {
         Self { machines_dir, context, watched: Mutex::default(), ends: Arc::default() }
     }
 
-    /// The folder of the machines' directories, without symlinks where it exists: so it is the
-    /// same in every command line, however the configuration spells it.
+    /// The folder of the machines' directories, without symlinks as far as it exists: so it
+    /// is the same in every command line, however the configuration spells it.
     pub(crate) fn machines_dir(&self) -> PathBuf {
-        std::fs::canonicalize(&self.machines_dir).unwrap_or_else(|_| self.machines_dir.clone())
+        let mut ancestors = self.machines_dir.ancestors();
+        let real = ancestors.find_map(|there| {
+            let below = self.machines_dir.strip_prefix(there).ok()?;
+            Some(std::fs::canonicalize(there).ok()?.join(below).components().collect())
+        });
+        real.unwrap_or_else(|| self.machines_dir.clone())
     }
 
     /// The living machine of this id, watched from now on if it was not; `None` if there is none.

@@ -124,8 +124,15 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let json = json!({"binary": "/opt/q", "qemu_img": "/opt/i", "cpu": "host,-arch-capabilities",
-                   "user": "off", "uid_base": 70_000, "cgroup": "off", "hotplug_ports": 0});
+        let json = json!({
+            "binary": "/opt/q",
+            "qemu_img": "/opt/i",
+            "cpu": "host,-arch-capabilities",
+            "user": "off",
+            "uid_base": 70_000,
+            "cgroup": "off",
+            "hotplug_ports": 0,
+        });
         let settings = Settings::parse("qemu-kvm", &json).unwrap();
         assert_eq!(settings.binary, Some("/opt/q".into()));
         assert_eq!(settings.qemu_img, Some("/opt/i".into()));

@@ -15,7 +15,7 @@ const MAGIC: [u8; 4] = *b"QFI\xfb";
 const HEADER_V2: usize = 72;
 const HEADER_V3: usize = 104;
 
-/// Incompatible features that change nothing for us: opened dirty, compressed otherwise, subclusters.
+/// Incompatible features that change nothing for us: dirty, compressed otherwise, subclusters.
 const HARMLESS: u64 = 1 << 0 | 1 << 3 | 1 << 4;
 const CORRUPT: u64 = 1 << 1;
 const DATA_FILE: u64 = 1 << 2;
