@@ -80,6 +80,56 @@ fn every_wrong_field_of_a_body_is_400_and_named() {
         let body = with(&good, "mount_point", &json!(value));
         names_field(&daemon.post("/disks", &body), "mount_point", &body);
     }
+    for value in [json!("ide"), json!(1), json!(["virtio-blk"]), json!("")] {
+        let body = with(&good, "bus", &value);
+        names_field(&daemon.post("/disks", &body), "bus", &body);
+    }
+    let good = json!({"name": "good", "cpu_count": 1, "ram_amount": 64});
+    for value in wrong_values().into_iter().filter(|value| !value.is_null()) {
+        let body = with(&good, "root_disk_size", &value);
+        names_field(&daemon.post("/templates", &body), "root_disk_size", &body);
+    }
+    nothing_was_made(&daemon);
+}
+
+#[test]
+fn a_change_or_a_growth_that_is_wrong_changes_nothing() {
+    let daemon = daemon();
+    daemon.tiny_template();
+    let (vm, disk) = (daemon.new_vm("tiny"), daemon.new_disk());
+    let (was_vm, was_disk) = (daemon.vm(&vm), daemon.disk(&disk));
+    let path = format!("/vms/{vm}");
+    let patch = |kind: &str, body: &[u8]| {
+        daemon.client().send("PATCH", &path, &[("content-type", kind)], body)
+    };
+    for value in wrong_values().into_iter().filter(|value| *value != json!(true)) {
+        let body = json!({"autostart": value});
+        let kind = "application/merge-patch+json";
+        names_field(&patch(kind, body.to_string().as_bytes()), "autostart", &body);
+        let body = with(&json!({"vm_template": "tiny"}), "autostart", &value);
+        if !value.is_null() {
+            names_field(&daemon.post("/vms", &body), "autostart", &body);
+        }
+        let body = json!({"size": value});
+        names_field(&daemon.post(&format!("/disks/{disk}/resize"), &body), "size", &body);
+    }
+    refused(patch("application/json-patch+json", b"[]"), &[415]);
+    refused(patch("application/json", b"[]"), &[400]);
+    refused(patch("application/json", b"{\"state\": \"running\"}"), &[400]);
+    assert_eq!((daemon.vm(&vm), daemon.disk(&disk)), (was_vm, was_disk));
+    assert_eq!(daemon.get("/operations").expect(200).body.as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_key_that_is_none_is_refused_before_anything_is_made() {
+    let daemon = daemon();
+    let long = "k".repeat(256);
+    for key in ["\"", "\"\"", "\"open", "closed\"", "two words", "\"a\"; b", "a\\b", &long] {
+        let headers = [("idempotency-key", key)];
+        let answer =
+            refused(daemon.client().send("POST", "/disks", &headers, b"{\"size\": 1}"), &[400]);
+        assert_eq!(answer.body["code"], "bad-idempotency-key", "{key}");
+    }
     nothing_was_made(&daemon);
 }
 
@@ -108,6 +158,9 @@ fn unknown_fields_are_refused_everywhere() {
         (format!("/vms/{vm}/actions/start"), json!({})),
         (format!("/vms/{vm}/actions/stop"), json!({})),
         (format!("/vms/{vm}/actions/restart"), json!({})),
+        (format!("/vms/{vm}/actions/pause"), json!({})),
+        (format!("/vms/{vm}/actions/kill"), json!({})),
+        (format!("/disks/{disk}/resize"), json!({"size": 2})),
     ] {
         let body = with(&good, "surprise", &json!(1));
         names_field(&daemon.post(&path, &body), "surprise", &body);

@@ -32,24 +32,40 @@ const ORIGINAL: [(&str, &str); 20] = [
     ("get", "/network/config"),
 ];
 
+/// Those that came beside them for what a machine and a disk can do.
+const BESIDE: [(&str, &str); 9] = [
+    ("post", "/vms/{id}/actions/pause"),
+    ("post", "/vms/{id}/actions/resume"),
+    ("post", "/vms/{id}/actions/reset"),
+    ("post", "/vms/{id}/actions/kill"),
+    ("patch", "/vms/{id}"),
+    ("post", "/disks/{id}/resize"),
+    ("get", "/operations"),
+    ("get", "/operations/{id}"),
+    ("post", "/operations/{id}/cancel"),
+];
+
 /// Clients that call at the same time.
 const CLIENTS: usize = 12;
+
+/// A launch that lasts longer than the test.
+const SLOW_LAUNCH: &str = "[backends.dry-run]\nlaunch_ms = 50000";
 
 /// An id that nothing has.
 const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
 
 #[test]
-fn the_twenty_endpoints_are_documented() {
+fn the_twenty_endpoints_and_those_beside_them_are_documented() {
     let daemon = daemon();
     let document = daemon.get("/openapi.json").expect(200).body;
     assert!(text(&document, "openapi").starts_with("3."));
-    for (method, path) in ORIGINAL {
+    for (method, path) in ORIGINAL.into_iter().chain(BESIDE) {
         let responses = &document["paths"][path][method]["responses"];
         assert!(responses.as_object().is_some_and(|all| !all.is_empty()), "{method} {path}");
     }
     let yaml = daemon.get("/openapi.yaml").expect(200);
     assert!(yaml.header("content-type").contains("yaml"), "{}", yaml.header("content-type"));
-    for (_, path) in ORIGINAL {
+    for (_, path) in ORIGINAL.into_iter().chain(BESIDE) {
         assert!(yaml.text.contains(&format!("\n  {path}:\n")), "{path} is not in the YAML");
     }
 }
@@ -63,8 +79,11 @@ fn templates_are_made_listed_and_deleted() {
     assert_eq!(made.header("location"), "/templates/big");
     has(&made.body, &body);
     assert_eq!(daemon.get("/templates/big").expect(200).body, made.body);
+    assert_eq!(made.body["root_disk_size"], Value::Null);
     let plain = json!({"name": "plain", "cpu_count": 1, "ram_amount": 64});
-    has(&daemon.post("/templates", &plain).expect(201).body, &plain);
+    let made = daemon.post("/templates", &plain).expect(201);
+    has(&made.body, &plain);
+    has(&made.body, &json!({"boot": null, "root_disk_size": 10}));
     let again = daemon.post("/templates", &plain).expect(409);
     assert_eq!(again.body["code"], "exists");
     assert_eq!(ids(&daemon, "/templates", "name"), ["big", "plain"]);
@@ -122,6 +141,124 @@ fn actions_answer_202_with_the_vm_and_its_operation_or_wait_for_the_end() {
     let deleted = deleted.expect(202);
     assert_eq!(daemon.operation(deleted.header("location"))["state"], "succeeded");
     daemon.get(&format!("/vms/{id}")).expect(404);
+}
+
+#[test]
+fn a_vm_is_paused_resumed_reset_killed_and_told_to_start_by_itself() {
+    let daemon = daemon();
+    daemon.tiny_template();
+    let id = daemon.new_vm("tiny");
+    let pid = daemon.act(&id, "start")["process"].clone();
+    for (verb, state) in
+        [("pause", "paused"), ("reset", "paused"), ("resume", "running"), ("reset", "running")]
+    {
+        let accepted = daemon.post(&action(&id, verb), &NO_BODY).expect(202);
+        let operation = daemon.operation(accepted.header("location"));
+        has(&operation, &json!({"kind": format!("vm.{verb}"), "state": "succeeded"}));
+        has(&daemon.vm(&id), &json!({"state": state, "process": pid}));
+    }
+    daemon.operate(&action(&id, "kill"), &NO_BODY);
+    has(&daemon.vm(&id), &json!({"state": "stopped", "process": null}));
+    let refused = daemon.post(&action(&id, "pause"), &NO_BODY).expect(409).body;
+    has(&refused, &json!({"code": "not-running", "state": "stopped"}));
+    assert_eq!(refused["object"], json!({"kind": "vm", "id": id}));
+    assert!(text(&refused, "hint").contains(&action(&id, "start")), "{refused}");
+
+    for (content_type, autostart) in
+        [("application/merge-patch+json", true), ("application/json", false)]
+    {
+        let body = json!({"autostart": autostart}).to_string();
+        let headers = [("content-type", content_type)];
+        let path = format!("/vms/{id}");
+        let changed = daemon.client().send("PATCH", &path, &headers, body.as_bytes()).expect(200);
+        assert_eq!(changed.body, daemon.vm(&id));
+        assert_eq!(changed.body["autostart"], autostart);
+    }
+}
+
+#[test]
+fn an_operation_is_cancelled_once_and_not_after_its_end() {
+    let daemon = Setup::backend("dry-run").boot_file("tiny.rom").with(SLOW_LAUNCH).start();
+    daemon.tiny_template();
+    let id = daemon.new_vm("tiny");
+    let started = daemon.post(&action(&id, "start"), &NO_BODY).expect(202);
+    let location = started.header("location");
+    let cancel = format!("{location}/cancel");
+    let asked = daemon.post(&cancel, &NO_BODY).expect(202);
+    assert_eq!(
+        (asked.header("location"), &asked.body["cancel_requested"]),
+        (location, &json!(true))
+    );
+    let ended = daemon.get(&format!("{location}?wait=30")).expect(200).body;
+    assert_eq!(ended["state"], "cancelled", "{ended}");
+    assert_ne!(text(&ended, "error"), "");
+    assert_eq!(daemon.vm(&id)["state"], "stopped");
+    assert_eq!(daemon.post(&cancel, &NO_BODY).expect(200).body["state"], "cancelled");
+    let disk = daemon.new_disk();
+    let deleted = daemon.client().send(
+        "DELETE",
+        &format!("/disks/{disk}"),
+        &[("prefer", "respond-async")],
+        &[],
+    );
+    let location = deleted.expect(202).header("location").to_owned();
+    daemon.operation(&location);
+    let refused = daemon.post(&format!("{location}/cancel"), &NO_BODY).expect(409).body;
+    assert_eq!(refused["code"], "ended");
+}
+
+#[test]
+fn a_disk_comes_grows_and_goes_while_its_vm_runs() {
+    let daemon = daemon();
+    daemon.tiny_template();
+    let vm = daemon.new_vm("tiny");
+    daemon.act(&vm, "start");
+    for bus in ["virtio-scsi", "virtio-blk"] {
+        let made = daemon.post("/disks", &json!({"size": 1, "bus": bus})).expect(201);
+        assert_eq!(made.body["bus"], bus);
+        let disk = format!("/disks/{}", text(&made.body, "id"));
+        let operation = daemon.operate(&format!("{disk}/attach"), &json!({"vm_id": vm}));
+        has(&operation, &json!({"kind": "disk.attach", "state": "succeeded"}));
+        assert_eq!(operation["steps"].as_array().map(Vec::len), Some(1), "the machine was asked");
+        let now = || daemon.get(&disk).expect(200).body;
+        has(&now(), &json!({"state": "attached", "vm_id": vm, "size": 1}));
+        daemon.operate(&format!("{disk}/resize"), &json!({"size": 3}));
+        has(&now(), &json!({"state": "attached", "size": 3}));
+        let smaller = daemon.post(&format!("{disk}/resize"), &json!({"size": 2})).expect(409);
+        assert_eq!(smaller.body["code"], "smaller");
+        daemon.operate(&format!("{disk}/detach"), &NO_BODY);
+        has(&now(), &json!({"state": "available", "vm_id": null}));
+        daemon.operate(&format!("{disk}/resize"), &json!({"size": 4}));
+        has(&now(), &json!({"state": "available", "size": 4}));
+    }
+}
+
+#[test]
+fn a_request_sent_again_with_its_key_is_carried_out_once_also_by_another_daemon() {
+    let mut daemon = daemon();
+    daemon.tiny_template();
+    let send = |daemon: &Daemon, path: &str, key: &str, body: &Value| {
+        let headers = [("idempotency-key", key), ("content-type", "application/json")];
+        daemon.client().send("POST", path, &headers, body.to_string().as_bytes())
+    };
+    let new = json!({"vm_template": "tiny"});
+    let first = send(&daemon, "/vms", "\"one\"", &new).expect(201);
+    let id = text(&first.body, "id").to_owned();
+    let started = send(&daemon, &action(&id, "start"), "two", &json!({})).expect(202);
+    daemon.operation(started.header("location"));
+    daemon.kill9();
+    daemon.restart();
+    let again = send(&daemon, "/vms", "\"one\"", &new).expect(201);
+    assert_eq!(again.header("location"), first.header("location"));
+    has(&again.body, &json!({"id": id, "state": "running"}));
+    let again = send(&daemon, &action(&id, "start"), "two", &json!({})).expect(202);
+    assert_eq!(again.header("location"), started.header("location"));
+    assert_eq!(ids(&daemon, "/vms", "id"), [id.as_str()]);
+    let other = send(&daemon, "/disks", "one", &json!({"size": 1})).expect(422);
+    assert_eq!(other.body["code"], "idempotency-key-reused");
+    daemon.act(&id, "stop");
+    daemon.delete_all(&[format!("/vms/{id}")]);
+    send(&daemon, &action(&id, "start"), "two", &json!({})).expect(404);
 }
 
 #[test]
@@ -188,10 +325,17 @@ fn what_is_not_there_is_404_with_the_object_named() {
         ("POST", "/vms/ID/actions/start", NO_BODY),
         ("POST", "/vms/ID/actions/stop", NO_BODY),
         ("POST", "/vms/ID/actions/restart", NO_BODY),
+        ("POST", "/vms/ID/actions/pause", NO_BODY),
+        ("POST", "/vms/ID/actions/resume", NO_BODY),
+        ("POST", "/vms/ID/actions/reset", NO_BODY),
+        ("POST", "/vms/ID/actions/kill", NO_BODY),
+        ("PATCH", "/vms/ID", json!({"autostart": true})),
         ("GET", "/disks/ID", NO_BODY),
         ("DELETE", "/disks/ID", NO_BODY),
         ("POST", "/disks/ID/attach", json!({"vm_id": NOBODY})),
         ("POST", "/disks/ID/detach", NO_BODY),
+        ("POST", "/disks/ID/resize", json!({"size": 2})),
+        ("POST", "/operations/ID/cancel", NO_BODY),
         ("GET", "/operations/ID", NO_BODY),
         ("GET", "/issues/ID", NO_BODY),
     ] {
@@ -222,6 +366,9 @@ fn the_daemon_tells_about_itself_its_network_its_backends_and_its_policies() {
     let selected: Vec<_> = backends.iter().filter(|one| one["selected"] == true).collect();
     assert_eq!(selected.len(), 1, "{backends:?}");
     has(selected[0], &json!({"name": "dry-run", "usable": true}));
+    for backend in backends {
+        assert!(backend["notes"].is_array(), "{backend}");
+    }
     for name in ["qemu-kvm", "qemu-tcg"] {
         assert!(backends.iter().any(|one| one["name"] == name), "no {name} in {backends:?}");
     }
@@ -274,9 +421,17 @@ fn pages_of_the_configured_origins_may_call_and_no_others() {
     let allowed = "https://console.example.org";
     let daemon = Setup::backend("dry-run").cors_origin(allowed).start();
     for (origin, expected) in [(allowed, allowed), ("https://evil.example", "")] {
-        let headers = [("origin", origin), ("access-control-request-method", "POST")];
+        let headers = [
+            ("origin", origin),
+            ("access-control-request-method", "PATCH"),
+            ("access-control-request-headers", "idempotency-key"),
+        ];
         let preflight = daemon.client().send("OPTIONS", "/vms", &headers, &[]);
         assert_eq!(preflight.header("access-control-allow-origin"), expected);
+        let methods = preflight.header("access-control-allow-methods");
+        assert!(methods.contains("PATCH"), "{methods}");
+        let headers = preflight.header("access-control-allow-headers");
+        assert!(headers.contains("idempotency-key"), "{headers}");
     }
 }
 

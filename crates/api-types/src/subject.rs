@@ -6,8 +6,8 @@ use utoipa::ToSchema;
 /// Names one object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Subject {
-    /// `template`, `vm`, `disk`, `operation`, `issue`, `network`; `machine` and `file` are things on
-    /// the host without a record.
+    /// `template`, `vm`, `disk`, `operation`, `issue`, `network`; `machine` and `file` are things
+    /// on the host without a record.
     #[schema(example = "vm")]
     pub kind: String,
     /// The id, the name of a template, or the path of a file relative to the storage folder,

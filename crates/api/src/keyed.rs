@@ -1,5 +1,5 @@
-//! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07): reads the key of a request, and
-//! what it asks for, so that the engine carries it out once. What became of it is the engine's.
+//! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07): reads the key of a request,
+//! and what it asks for, so that the engine carries it out once. What became of it is the engine's.
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};

@@ -112,7 +112,8 @@ fn run(line: &str) -> Result<String, Failure> {
 fn vm_in(state: &str) -> Value {
     json!({
         "id": VM, "name": "web", "vm_template": "small", "state": state, "local_ip": "10.77.0.2",
-        "mac": "52:00:00:00:00:01", "autostart": true, "generation": 2, "backend": null, "process": null, "disks": [],
+        "mac": "52:00:00:00:00:01", "autostart": true, "generation": 2, "backend": null,
+        "process": null, "disks": [],
         "created_at": "2026-11-22T19:24:00.123Z", "updated_at": "2026-11-22T19:24:00.123Z",
     })
 }

@@ -1,5 +1,5 @@
-//! The programs and devices that machines need of the host, and as whom the daemon would run. What
-//! KVM is worth was tried by the backend's probe; here it is only told.
+//! The programs and devices that machines need of the host. What KVM is worth was tried by the
+//! backend's probe, and how machines are confined is told by it; neither is looked at here.
 
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
@@ -9,7 +9,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::fs::{Access, access};
-use rustix::process::geteuid;
 use tokio::process::Command;
 use vman_operator::BackendReport;
 
@@ -23,6 +22,9 @@ const QEMU_BACKENDS: [&str; 2] = [KVM_BACKEND, "qemu-tcg"];
 const KVM: &str = "/dev/kvm";
 /// For a program to tell its version; usually 30 ms.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+/// By udev's rules the device is of this group; where they did not run, it is root's alone.
+const JOIN_KVM: &str = "chgrp kvm /dev/kvm && chmod g+rw /dev/kvm && usermod --append --groups kvm \
+    \"$USER\", as root, and log in anew";
 const INSTALL: &str = "apt-get install --no-install-recommends qemu-system-x86 qemu-utils";
 
 /// Each program that a backend names, or finds in `PATH`, with its version.
@@ -93,24 +95,13 @@ pub(super) fn kvm(report: Option<&BackendReport>) -> Finding {
             None => Finding::note(KVM, format!("opens; there is no backend {KVM_BACKEND}")),
         },
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            Finding::note(KVM, format!("cannot be opened by this user: {error}"))
-                .mend("usermod --append --groups kvm \"$USER\", and log in anew")
+            Finding::note(KVM, format!("cannot be opened by this user: {error}")).mend(JOIN_KVM)
         }
         Err(error) => {
             let told = format!("is not there ({error}): machines are emulated, many times slower");
             Finding::note(KVM, told).mend("modprobe kvm_intel || modprobe kvm_amd")
         }
     }
-}
-
-/// As whom the daemon would run. How machines are confined is told with their backend.
-pub(super) fn user() -> Finding {
-    let uid = geteuid();
-    if uid.is_root() {
-        return Finding::good("user", "root: each machine can have a user of its own");
-    }
-    let told = format!("{}, not root: machines run as the same user as the daemon", uid.as_raw());
-    Finding::note("user", told).mend("run the daemon as root, if guests are not trusted")
 }
 
 #[cfg(test)]

@@ -18,6 +18,9 @@ use crate::failure::Failure;
 use crate::serve::{self, ServeError, backend};
 use told::Finding;
 
+/// The source of a backend that comes from no file.
+const LINKED: &str = "linked";
+
 /// What a daemon would run machines with, or why none would start.
 type Choice = Result<Chosen, ChooseError>;
 
@@ -66,7 +69,6 @@ async fn examine(config: &Config) -> Examined {
     findings.extend(reports.iter().map(one_backend));
     findings.extend(host::programs(config).await);
     findings.push(host::kvm(reports.iter().find(|report| report.name == host::KVM_BACKEND)));
-    findings.push(host::user());
     findings.extend(storage::look(&config.storage));
     findings.push(network(config));
     let verdict = verdict(&chosen, &findings);
@@ -110,7 +112,8 @@ fn chosen_backend(config: &Config, chosen: &Choice) -> Vec<Finding> {
 }
 
 fn one_backend(report: &BackendReport) -> Finding {
-    let BackendReport { name, source: _, usable, reason, selected, notes } = report;
+    let BackendReport { name, source, usable, reason, selected, notes } = report;
+    let reason = if source == LINKED { reason.clone() } else { format!("{source}: {reason}") };
     let finding = match usable {
         Some(true) => Finding::good(name, reason),
         Some(false) | None if *selected => Finding::bad(name, reason),

@@ -39,15 +39,12 @@ async fn try_all(
     vman_operator::choose(choice, config.plugins.as_deref(), machines_dir, settings).await
 }
 
-/// Tells the log what there is, which was chosen and why, and what is to be known of each.
+/// Tells the log what there is, which was chosen and why, and what is to be known of that one.
 pub(super) fn tell(config: &Config, chosen: &Chosen) {
     for report in &chosen.reports {
-        let BackendReport { name, source, usable, reason, selected, notes } = report;
+        let BackendReport { name, source, usable, reason, selected, notes: _ } = report;
         let state = state(*usable, *selected);
         info!(name, source, state, usable = usable.unwrap_or(false), "backend: {reason}");
-        for note in notes {
-            info!(name, "backend: {note}");
-        }
     }
     for name in without_backend(config.backends.keys(), &chosen.reports) {
         warn!("[backends.{name}] is not used: there is no backend of this name");
@@ -57,6 +54,9 @@ pub(super) fn tell(config: &Config, chosen: &Chosen) {
         warn!(backend = name, "chosen: {}", chosen.reason);
     } else {
         info!(backend = name, "chosen: {}", chosen.reason);
+    }
+    for note in chosen.reports.iter().filter(|report| report.selected).flat_map(|one| &one.notes) {
+        info!(backend = name, "{note}");
     }
 }
 
