@@ -91,8 +91,8 @@ pub(crate) fn writer(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// SQLite gives its journal files the mode of this one, and others may pass through the folder: so a
-/// file that was put there with another mode is closed to them.
+/// SQLite gives its journal files the mode of this one, and others may pass through the folder: so
+/// a file that was put there with another mode is closed to them.
 fn make_private(path: &Path) -> io::Result<()> {
     let file = OpenOptions::new()
         .create(true)
