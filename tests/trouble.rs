@@ -15,11 +15,11 @@ use vman_tests::{Daemon, LONG, NO_BODY, Setup, guest, text, wait_for};
 fn a_storage_without_space_makes_no_half_disk_and_says_what_to_do() {
     let daemon = tiny();
     let full = Full::over(&daemon.storage().join("disks"));
-    let answer = daemon.post("/disks", &json!({"size": 1, "format": "qcow2"}));
-    let operation = daemon.operation(answer.header("location"));
+    let answer = daemon.post("/disks", &json!({"size": 1, "format": "qcow2"})).expect(503).body;
+    assert!(text(&answer, "detail").contains("No space left"), "{answer}");
+    let operation = daemon.get("/operations?limit=1").expect(200).body[0].clone();
     let error = failed(&operation);
-    assert!(error.contains("No space left") || error.contains("no space"), "{error}");
-    assert!(error.contains("free"), "what to do is missing: {error}");
+    assert!(error.contains("No space left") && error.contains("free some"), "{error}");
     let left: Vec<_> = fs::read_dir(full.folder()).expect("readable").flatten().collect();
     assert!(left.iter().all(|entry| entry.file_name() == Full::FILLER), "{left:?}");
     let disk = text(&operation["subject"], "id").to_owned();
@@ -32,7 +32,7 @@ fn a_machine_that_finds_no_space_is_not_half_started() {
     let vm = daemon.new_vm("tiny");
     let full = Full::over(&daemon.storage().join("machines"));
     let error = failed(&start(&daemon, &vm)).to_owned();
-    assert!(error.contains("No space left") || error.contains("no space"), "{error}");
+    assert!(error.contains("full") && error.contains("free some"), "{error}");
     assert_eq!(daemon.machines(), []);
     drop(full);
     daemon.act(&vm, "start");
@@ -108,7 +108,8 @@ fn an_image_of_another_size_than_recorded_is_not_started() {
     let file = File::options().write(true).open(image(&daemon, &disk)).expect("the image");
     file.set_len(1 << 20).expect("it can be cut");
     let error = failed(&start(&daemon, &vm)).to_owned();
-    assert!(error.contains(&disk) && error.contains("1073741824"), "{error}");
+    assert!(error.contains(&disk) && error.contains("1048576"), "{error}");
+    assert!(error.contains("restore") && error.contains("detach"), "what to do: {error}");
 }
 
 #[test]

@@ -25,6 +25,8 @@ fn a_linux_guest_sees_disks_come_and_go_and_keeps_what_it_wrote() {
     daemon.start_process(&vm);
     let guest = Console::of(&daemon, &vm);
     guest.shows("GUEST-UP");
+    // What is said before its shell has taken the console is lost.
+    guest.shows("# ");
     for (bus, name, by_id) in [
         ("virtio-scsi", "sda", "/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_"),
         ("virtio-blk", "vda", "/dev/disk/by-id/virtio-"),
