@@ -185,6 +185,37 @@ async fn a_kill_or_a_deletion_does_not_wait_for_a_guest_that_does_not_obey() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_kill_or_a_deletion_does_not_wait_for_a_machine_that_does_not_start() {
+    for firm in [VmCommand::Kill, VmCommand::Delete] {
+        let world = World::new().await;
+        let engine = world.engine();
+        let vm = world.add_vm(1, VmState::Stopped).await;
+        let root = samples::attached(1, 1, "/dev/sda");
+        let file = format!("disks/{}", root.file_name());
+        world.host.stray_file(&file);
+        world.put(vec![Change::AddDisk(root)]).await;
+        world.host.hold(Effect::Launch);
+        let start = ask(&engine, vm, VmCommand::Start).await;
+        world.host.reached(Effect::Launch, 1).await;
+        let begun = tokio::time::Instant::now();
+        let firm_id = ask(&engine, vm, firm).await;
+        succeeded(&engine, firm_id).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        let superseded = ended(&engine, start).await;
+        let who = format!("superseded by {} (operation {firm_id})", firm.verb().word());
+        assert_eq!(canceller_of(&superseded), who);
+        assert_eq!(superseded.steps.last().expect("launch").state, StepState::Undone);
+        let (state, left) = match world.find_vm(vm).await {
+            Some(vm) => (Some(vm.state), vec![format!("directory of {}", vm.id)]),
+            None => (None, vec![]),
+        };
+        assert_eq!(state, (firm == VmCommand::Kill).then_some(VmState::Stopped));
+        assert_eq!(world.host.leftovers(), [left, vec![format!("file {file}")]].concat());
+        assert_eq!(world.incoherences().await, Vec::<String>::new());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_that_meets_another_command_than_these_goes_on() {
     let world = World::new().await;
     let engine = world.engine();

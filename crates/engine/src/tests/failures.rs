@@ -12,7 +12,7 @@ use super::*;
 const REASON: &str = "on purpose";
 
 /// A host on which everything happens twice.
-struct Twice(Arc<FakeHost>);
+pub(super) struct Twice(pub(super) Arc<FakeHost>);
 
 #[async_trait::async_trait]
 impl Apply for Twice {
