@@ -145,3 +145,74 @@ fn verdict(chosen: &Choice, findings: &[Finding]) -> Result<String, String> {
         Ok(_) | Err(_) => Err(format!("VMs cannot run here: see {}", bad.join(", "))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::cli::Format;
+    use crate::config::{self, Options, Surroundings};
+
+    /// What is told of a host with this configuration, and whether VMs can run on it.
+    fn told(sections: &str) -> (Value, Result<(), Failure>) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vman.toml");
+        let text = format!("[storage]\npath = \"storage\"\n[plugins]\ndir = \"none\"\n{sections}");
+        std::fs::write(&file, text).unwrap();
+        let options = Options { file: Some(file), storage: None };
+        let config = config::load(&options, &Surroundings::default()).unwrap().config;
+        let mut printed = Vec::new();
+        let ended = run(config, &mut Output::new(Format::Json, &mut printed));
+        assert!(!folder.path().join("storage").exists(), "nothing is made");
+        (serde_json::from_slice(&printed).unwrap(), ended)
+    }
+
+    fn finding<'a>(told: &'a Value, about: &str) -> &'a Value {
+        let all = told["findings"].as_array().unwrap();
+        all.iter().find(|finding| finding["about"] == about).expect("it was looked at")
+    }
+
+    #[test]
+    fn what_is_configured_and_works_is_enough() {
+        let (told, ended) = told("[backend]\nuse = \"dry-run\"\n");
+        ended.unwrap();
+        assert_eq!(told["can_run_vms"], true, "{told}");
+        for about in ["backend", "dry-run", "storage", "network"] {
+            assert_eq!(finding(&told, about)["state"], "good", "{told}");
+        }
+        let selected: Vec<&Value> = told["backends"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|backend| backend["selected"] == true)
+            .collect();
+        assert_eq!(selected.len(), 1, "{told}");
+        assert_eq!(selected[0]["name"], "dry-run");
+    }
+
+    #[test]
+    fn a_host_on_which_machines_are_only_simulated_cannot_run_vms() {
+        let missing = "binary = \"/not/there\"";
+        let (told, ended) =
+            told(&format!("[backends.qemu-kvm]\n{missing}\n[backends.qemu-tcg]\n{missing}\n"));
+        assert!(ended.unwrap_err().to_string().contains("see backend"));
+        assert_eq!(finding(&told, "backend")["state"], "bad", "{told}");
+        let qemu = finding(&told, "qemu-system-x86_64");
+        assert!(qemu["fix"].as_str().is_some_and(|fix| fix.starts_with("apt-get")), "{qemu}");
+        let tcg = finding(&told, "qemu-tcg");
+        assert!(tcg["told"].as_str().is_some_and(|why| why.contains("/not/there")), "{tcg}");
+    }
+
+    #[test]
+    fn a_backend_that_does_not_exist_is_told_beside_those_that_do() {
+        let (told, ended) = told("[backend]\nuse = \"qemu-txg\"\n");
+        ended.unwrap_err();
+        let backend = finding(&told, "backend");
+        assert_eq!(backend["state"], "bad");
+        assert!(backend["told"].as_str().unwrap().contains("qemu-txg"), "{backend}");
+        finding(&told, "qemu-tcg");
+        let backends = told["backends"].as_array().unwrap();
+        assert!(backends.iter().all(|backend| backend["selected"] == false), "{told}");
+    }
+}
