@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -16,6 +17,12 @@ const FOLDER_MODE: u32 = 0o700;
 const STORAGE_MODE: u32 = 0o711;
 /// Of the files, since others may pass through the folders above.
 const FILE_MODE: u32 = 0o600;
+
+/// How long a daemon that was just killed may keep its lock: what it had forked has the lock, too,
+/// until it becomes the program it was forked for. A machine that is being started so is found by
+/// its program alone, so nothing may be looked at before.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+const LOCK_TRY_EVERY: Duration = Duration::from_millis(5);
 
 /// Held for as long as the daemon runs; the kernel lets go of the lock however it ends.
 #[derive(Debug)]
@@ -40,12 +47,8 @@ impl RunFolder {
             .mode(FILE_MODE)
             .open(folder.join("lock"))
             .map_err(failed)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(ServeError::InUse(storage.to_owned()));
-            }
-            Err(error) => return Err(failed(error.into())),
+        if !take(&lock).map_err(failed)? {
+            return Err(ServeError::InUse(storage.to_owned()));
         }
         let opened = Self { folder, _lock: lock, address_told: false };
         // One that a killed daemon left would lead clients astray.
@@ -94,9 +97,35 @@ impl Drop for RunFolder {
     }
 }
 
+/// False if somebody has it and keeps it. Blocks.
+fn take(lock: &File) -> io::Result<bool> {
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
+                std::thread::sleep(LOCK_TRY_EVERY);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_that_is_let_go_of_at_once_is_waited_for() {
+        let storage = tempfile::tempdir().expect("a temporary folder");
+        let first = RunFolder::open(storage.path()).expect("nobody has it");
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| RunFolder::open(storage.path()).map(drop));
+            drop(first);
+            second.join().expect("no panic").expect("the first one is gone");
+        });
+    }
 
     #[test]
     fn a_second_daemon_is_kept_out_until_the_first_has_ended() {
