@@ -155,10 +155,22 @@ impl Drop for Host {
         for (pidfd, cgroup) in self.started.lock().unwrap().iter() {
             let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None);
             for folder in cgroup.iter().flat_map(|cgroup| cgroup.ancestors().take(3)) {
-                let _ = std::fs::remove_dir(folder);
+                // The ended process may count for a moment more.
+                for _ in 0..50 {
+                    if std::fs::remove_dir(folder).is_ok() || !is_machine(folder) {
+                        break;
+                    }
+                    std::thread::sleep(LOOK);
+                }
             }
         }
     }
+}
+
+/// Whether this is the cgroup of a machine, and there.
+fn is_machine(folder: &Path) -> bool {
+    let name = folder.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| Uuid::parse_str(name).is_ok()) && folder.exists()
 }
 
 /// The machine's cgroup of version 2, if it has one of its own.
