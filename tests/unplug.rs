@@ -3,9 +3,11 @@
 #![cfg(test)]
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::thread;
 
 use serde_json::{Value, json};
 use vman_tests::{Daemon, LONG, NO_BODY, Setup, tally, text, wait_for};
@@ -183,6 +185,9 @@ impl Console {
     fn of(daemon: &Daemon, vm: &str) -> Self {
         let folder = daemon.machine_folder(vm);
         let input = UnixStream::connect(folder.join("console.sock")).expect("QEMU listens");
+        // A guest waits for whoever is connected to read what it says, as on a real serial line.
+        let mut output = input.try_clone().expect("a descriptor is free");
+        thread::spawn(move || io::copy(&mut output, &mut io::sink()));
         Self { log: folder.join("console.log"), input }
     }
 
@@ -201,5 +206,12 @@ impl Console {
 
     fn say(&self, words: &[u8]) {
         (&self.input).write_all(words).expect("QEMU reads");
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        // Ends the reading, so that QEMU takes the next one.
+        drop(self.input.shutdown(Shutdown::Both));
     }
 }
