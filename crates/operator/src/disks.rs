@@ -28,12 +28,25 @@ impl Operator {
     }
 
     async fn prepare_disk(&self, disk: &Disk) -> Result<Option<String>, ApplyError> {
-        if disk.state != DiskState::Creating {
-            return self.check_image(disk).await.map(|()| None);
+        match &disk.state {
+            DiskState::Creating => {
+                self.create_image(disk).await?;
+                let path = self.storage.image(disk);
+                Ok(Some(format!("made {} of {} GiB", path.display(), disk.size_gib)))
+            }
+            // Its image may be half made.
+            DiskState::Failed(reason) => Err(ApplyError::failed(format!(
+                "disk {} has failed ({reason}): detach it from the VM, and delete it",
+                disk.id
+            ))),
+            DiskState::Available
+            | DiskState::Attaching
+            | DiskState::Attached
+            | DiskState::Detaching
+            | DiskState::Resizing(_)
+            | DiskState::Missing
+            | DiskState::Deleting => self.check_image(disk).await.map(|()| None),
         }
-        self.create_image(disk).await?;
-        let path = self.storage.image(disk);
-        Ok(Some(format!("made {} of {} GiB", path.display(), disk.size_gib)))
     }
 
     /// Deletes the images that [`prepare_disks`](Self::prepare_disks) was to make.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use vman_core::ident::DiskId;
-use vman_core::vm::{Machine, Vm};
+use vman_core::vm::{FailureReason, Machine, Vm};
 
 use super::*;
 
@@ -102,6 +102,16 @@ async fn an_image_that_was_missing_and_is_there_again_is_taken() {
     assert!(refusal.contains("is missing: restore "), "{refusal}");
     hands.launched_with(&[&disk]).await;
     assert_eq!(hands.disks_seen().await, ids(&[1]));
+}
+
+#[tokio::test]
+async fn a_disk_that_has_failed_is_not_started_with() {
+    let hands = Hands::new(plain()).await;
+    let reason = FailureReason("vm.start: disk full".to_owned());
+    let disk = held(1, DiskState::Failed(reason));
+    hands.make_image(&disk).await;
+    let refusal = hands.refusal(Effect::PrepareDisks, &with_disks(&[&disk])).await;
+    assert!(refusal.contains("has failed (vm.start: disk full): detach it"), "{refusal}");
 }
 
 #[tokio::test]
