@@ -1,4 +1,4 @@
-//! Carries one operation out: its effects in order, and its undoing in reverse with the failing step
+//! Carries one operation out: its effects in order, and its undoing in reverse, the failing step
 //! included. Every step is recorded before it touches the host, and its end together with what
 //! comes next, so that a daemon killed anywhere in here finds the place again: a step that is
 //! recorded as running may have begun. What is left at the end is told in [`crate::ending`].
@@ -46,8 +46,9 @@ impl Engine {
             let error = format!("{} does not exist any more", operation.subject);
             return self.record_end(&operation, &Outcome::Failed(error), vec![]).await;
         };
-        if let Some(outcome) = outrun(&operation, &target) {
-            return self.record_end(&operation, &outcome, vec![]).await;
+        if is_outrun(&operation, &target) {
+            // The disk is somebody else's by now.
+            return self.record_end(&operation, &Outcome::Succeeded, vec![]).await;
         }
         let mut run = Run { engine: self, turn, operation, target, untold: vec![] };
         run.begin();
@@ -255,17 +256,11 @@ fn goes_with(effect: Effect, next: Effect) -> bool {
     prepares(effect) && prepares(next) || (ends || clears(effect)) && clears(next)
 }
 
-/// How an operation ends whose disk its VM has not any more: the VM was deleted before its turn
-/// came, and let go of the disk.
-fn outrun(operation: &Operation, target: &Target) -> Option<Outcome> {
-    let (Some(vm), Target::Disk(target)) = (operation.turn_of, target) else { return None };
-    if target.disk.vm == Some(vm) {
-        return None;
-    }
-    Some(match operation.verb == Verb::DiskDetach {
-        true => Outcome::Succeeded,
-        false => Outcome::Failed(format!("vm {vm} does not hold disk {} any more", target.disk.id)),
-    })
+/// Whether a disk has no VM any more that its VM was to be asked for: the VM was deleted before its
+/// turn came, and let go of it.
+fn is_outrun(operation: &Operation, target: &Target) -> bool {
+    let (Some(vm), Target::Disk(target)) = (operation.turn_of, target) else { return false };
+    operation.verb == Verb::DiskDetach && target.disk.vm != Some(vm)
 }
 
 /// Why it went no further before the daemon was restarted, if it did not: the last step with a note

@@ -15,10 +15,10 @@ use crate::{EngineError, NewDisk};
 const BY_REQUEST: &str = "by a request";
 
 async fn refusal(engine: &Engine, id: OperationId) -> NotCancellable {
-    match engine.cancel(id).await.expect_err("it cannot be called off") {
-        EngineError::NotCancellable { operation, why, .. } if operation == id => why,
-        error => panic!("{error}"),
-    }
+    let error = engine.cancel(id).await.expect_err("it cannot be called off");
+    let EngineError::NotCancellable { operation, why, .. } = error else { panic!("{error}") };
+    assert_eq!(operation, id);
+    why
 }
 
 /// Holds what is left against a VM of which nothing is under way any more.

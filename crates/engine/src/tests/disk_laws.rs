@@ -83,18 +83,18 @@ async fn whenever_the_daemon_is_killed_while_it_fails_it_ends_failed_and_undone(
 
 #[tokio::test(start_paused = true)]
 async fn whatever_the_guest_answers_is_recorded_as_what_it_is() {
-    let failures: [(fn(String) -> ApplyError, fn(String) -> Outcome); 3] = [
-        (ApplyError::Failed, Outcome::Failed),
-        (ApplyError::Refused, Outcome::Refused),
-        (ApplyError::LeftToTheGuest, Outcome::LeftToTheGuest),
+    let why = || REASON.to_owned();
+    let failures = [
+        (ApplyError::Failed(why()), Outcome::Failed(why())),
+        (ApplyError::Refused(why()), Outcome::Refused(why())),
+        (ApplyError::LeftToTheGuest(why()), Outcome::LeftToTheGuest(why())),
     ];
     for play in disk_plays() {
-        for (error, outcome) in failures {
+        for (error, outcome) in failures.clone() {
             let world = play.scene().await;
             let engine = world.engine();
-            let outcome = outcome(REASON.to_owned());
             let story = format!("{}: {outcome:?}", play.name());
-            world.host.fail_next_with(play.steps[0].effect, error(REASON.to_owned()));
+            world.host.fail_next_with(play.steps[0].effect, error);
             let id = play.ask(&engine).await;
             let operation = ended(&engine, id).await;
             assert_eq!(error_of(&operation), REASON, "{story}");

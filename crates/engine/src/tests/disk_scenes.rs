@@ -94,10 +94,10 @@ impl DiskPlay {
     ) {
         let recorded = world.records.disk(samples::disk_id(1)).await.expect("readable");
         let undo_failed = operation.steps.iter().any(|step| step.state == StepState::UndoFailed);
-        let verb = match self.command.verb() {
-            Verb::DiskAttach if undo_failed => Verb::DiskDetach,
-            verb => verb,
-        };
+        let verb = self.command.verb();
+        // What could not be taken back may be with the machine still.
+        let detaches = verb == Verb::DiskAttach && undo_failed;
+        let verb = if detaches { Verb::DiskDetach } else { verb };
         match disk_end(&self.during(), verb, outcome).expect("a disk's verb") {
             DiskEnd::Gone => assert_eq!(recorded, None, "{story}"),
             DiskEnd::Is { state, vm, size_gib } => {

@@ -54,7 +54,7 @@ impl Play {
         format!("{} in {}", self.command.verb().word(), self.state.word())
     }
 
-    /// The VM of number 1 with one disk, and none to boot from, on a host as the command expects it.
+    /// The VM of number 1 with one disk, and none to boot from, on a host as the command expects.
     pub(super) async fn scene(&self) -> World {
         let world = World::new().await;
         let mut vm = samples::vm(1, self.state.clone());
