@@ -5,6 +5,19 @@ use std::fmt;
 
 use vman_tests::tally;
 
+const COLUMNS: [&str; 10] = [
+    "verb",
+    "backend",
+    "points",
+    "killed ok",
+    "failed ok",
+    "twice ok",
+    "lost",
+    "leaked",
+    "killed by recovery",
+    "untrue",
+];
+
 /// How a promise was broken, and the story.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Broken {
@@ -18,14 +31,43 @@ pub(crate) enum Broken {
     Untrue(String),
 }
 
+impl Broken {
+    /// Of no end that was right; the mildest verdict holds.
+    pub(crate) fn all(all: Vec<Self>) -> Self {
+        let stories: Vec<String> = all.iter().map(ToString::to_string).collect();
+        let story = stories.join("\nor: ");
+        let is = |wanted: fn(&Self) -> bool| !all.is_empty() && all.iter().all(wanted);
+        if is(|one| matches!(one, Self::Lost(_))) {
+            Self::Lost(story)
+        } else if is(|one| matches!(one, Self::Killed(_))) {
+            Self::Killed(story)
+        } else {
+            Self::Untrue(story)
+        }
+    }
+
+    pub(crate) fn with(self, log: &str) -> Self {
+        let with_log = |story: String| format!("{story}\n{log}");
+        match self {
+            Self::Lost(story) => Self::Lost(with_log(story)),
+            Self::Leaked(story) => Self::Leaked(with_log(story)),
+            Self::Killed(story) => Self::Killed(with_log(story)),
+            Self::Untrue(story) => Self::Untrue(with_log(story)),
+        }
+    }
+}
+
+impl From<String> for Broken {
+    fn from(story: String) -> Self {
+        Self::Untrue(story)
+    }
+}
+
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Lost(story) => write!(f, "LOST: {story}"),
-            Self::Leaked(story) => write!(f, "LEAKED: {story}"),
-            Self::Killed(story) => write!(f, "KILLED BY RECOVERY: {story}"),
-            Self::Untrue(story) => write!(f, "UNTRUE: {story}"),
-        }
+        let (Self::Lost(story) | Self::Leaked(story) | Self::Killed(story) | Self::Untrue(story)) =
+            self;
+        f.write_str(story)
     }
 }
 
@@ -71,9 +113,7 @@ impl Report {
             broken(|broken| matches!(broken, Broken::Killed(_))),
             broken(|broken| matches!(broken, Broken::Untrue(_))),
         ];
-        println!(
-            "verb | backend | points | killed ok | failed ok | twice ok | lost | leaked | killed by recovery | untrue"
-        );
+        println!("{}", COLUMNS.join(" | "));
         println!("{}", row.join(" | "));
         tally::crashes(&row);
         let stories: Vec<String> = self.verdicts.iter().filter_map(|one| self.story(one)).collect();
@@ -82,11 +122,17 @@ impl Report {
 
     fn story(&self, (trial, verdict): &(Trial, Result<(), Broken>)) -> Option<String> {
         let broken = verdict.as_ref().err()?;
+        let how = match broken {
+            Broken::Lost(_) => "lost",
+            Broken::Leaked(_) => "leaked",
+            Broken::Killed(_) => "killed by recovery",
+            Broken::Untrue(_) => "untrue",
+        };
         let what = match trial {
             Trial::Kill(index) => format!("killed {}", self.points[*index]),
             Trial::Fail(index) => format!("failing {}", self.points[*index]),
             Trial::Twice => "every effect twice".to_owned(),
         };
-        Some(format!("{}, {what}: {broken}", self.verb))
+        Some(format!("{}, {what}: {how}: {broken}", self.verb))
     }
 }

@@ -7,15 +7,19 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use serde_json::json;
-use vman_tests::{Answer, Daemon, LONG, Points, SOON, Setup, text, wait_for};
+use serde_json::{Value, json};
+use vman_tests::{Answer, Daemon, LONG, NO_BODY, Points, SOON, Setup, text, wait_for};
 
 use crate::verbs::{Ask, Disk, Mishap, Verb, Vm};
 use crate::world::{Cast, World, machines, operations};
 
-const DRY_RUN: &str = "dry-run";
+pub(crate) const DRY_RUN: &str = "dry-run";
+/// The answer comes at the end.
+const WAIT: &str = "wait=60";
+/// How long a machine takes to start that is broken off meanwhile.
+const SLOW: &str = "[backends.dry-run]\nlaunch_ms = 700\n";
 /// The machine that nobody has recorded.
-const STRAY: &str = "5c8f2d8e-0000-4000-8000-000000000001";
+pub(crate) const STRAY: &str = "5c8f2d8e-0000-4000-8000-000000000001";
 /// Longer than the grace that things without a record have.
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -23,7 +27,7 @@ const GRACE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) verb: Verb,
-    backend: &'static str,
+    pub(crate) backend: &'static str,
     /// Ended; its storage is what is copied.
     prepared: Daemon,
     cast: Cast,
@@ -81,7 +85,7 @@ impl Stage {
             self.bring_to_life(&daemon);
         }
         let cast = self.cast.clone();
-        let id = |operation: &serde_json::Value| text(operation, "id").to_owned();
+        let id = |operation: &Value| text(operation, "id").to_owned();
         Play {
             before: World::of(&daemon, &cast),
             machines: machines(&daemon, &cast),
@@ -93,13 +97,17 @@ impl Stage {
     }
 
     fn bring_to_life(&self, daemon: &Daemon) {
-        let runs = (self.verb.scene.vm == Vm::Running).then_some("vm");
+        let runs = matches!(self.verb.scene.vm, Vm::Running | Vm::Paused).then_some("vm");
         for name in ["witness"].into_iter().chain(runs) {
             let vm = self.cast.id(name).expect("it is in the scene");
             daemon.act(vm, "start");
             if self.backend != DRY_RUN {
                 guest_is_up(daemon, vm);
             }
+        }
+        if self.verb.scene.vm == Vm::Paused {
+            let vm = self.cast.id("vm").expect("it is in the scene");
+            daemon.operate(&format!("/vms/{vm}/actions/pause"), &NO_BODY);
         }
     }
 
@@ -114,29 +122,57 @@ impl Stage {
     fn ahead(&self) -> Duration {
         match self.verb.ask {
             Ask::Repair(Mishap::StrayMachine | Mishap::StrayImage, _) => GRACE,
-            Ask::Post(..) | Ask::Delete(_) | Ask::Repair(..) | Ask::Host(_) => Duration::ZERO,
+            Ask::Request(..)
+            | Ask::Once(..)
+            | Ask::Cancelled(_)
+            | Ask::Repair(..)
+            | Ask::Host(_) => Duration::ZERO,
         }
     }
 
     /// None if no answer came.
     pub(crate) fn ask(&self, play: &Play) -> Option<Answer> {
-        let fill = |text: &str| {
-            let id = |name| self.cast.id(name).unwrap_or_default();
-            text.replace("{vm}", id("vm")).replace("{disk}", id("disk"))
-        };
-        let json = [("content-type", "application/json"), ("prefer", "wait=60")];
-        let client = play.daemon.client();
         match self.verb.ask {
-            Ask::Post(path, "") => client.try_send("POST", &fill(path), &json[1..], b"").ok(),
-            Ask::Post(path, body) => {
-                client.try_send("POST", &fill(path), &json, fill(body).as_bytes()).ok()
+            Ask::Request(request, body) => self.send(play, request, body, &[("prefer", WAIT)]),
+            Ask::Once(request, body) => {
+                self.send(play, request, body, &[("prefer", WAIT), ("idempotency-key", "once")])
             }
-            Ask::Delete(path) => client.try_send("DELETE", &fill(path), &[], b"").ok(),
+            Ask::Cancelled(request) => {
+                let begun = self.send(play, request, "", &[])?;
+                if begun.status != 202 {
+                    return Some(begun);
+                }
+                let operation = begun.header("location").to_owned();
+                being_launched(&play.daemon, &operation)?;
+                let cancel = format!("POST {operation}/cancel");
+                self.send(play, &cancel, "", &[("prefer", WAIT)])
+            }
             Ask::Repair(mishap, _) | Ask::Host(mishap) => {
                 self.happens(mishap, &play.daemon);
                 None
             }
         }
+    }
+
+    fn send(
+        &self,
+        play: &Play,
+        request: &str,
+        body: &str,
+        headers: &[(&str, &str)],
+    ) -> Option<Answer> {
+        let fill = |text: &str| {
+            let id = |name| self.cast.id(name).unwrap_or_default();
+            text.replace("{vm}", id("vm")).replace("{disk}", id("disk"))
+        };
+        let (method, path) = request.split_once(' ').expect("a method and a path");
+        let mut headers = headers.to_vec();
+        if !body.is_empty() {
+            headers.push(("content-type", "application/json"));
+        }
+        let sent =
+            play.daemon.client().try_send(method, &fill(path), &headers, fill(body).as_bytes());
+        sent.ok()
     }
 
     fn happens(&self, mishap: Mishap, daemon: &Daemon) {
@@ -183,7 +219,7 @@ impl Play {
     }
 
     /// The operations that came in since.
-    pub(crate) fn operations(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn operations(&self) -> Vec<Value> {
         let mut all = operations(&self.daemon);
         all.retain(|operation| !self.earlier.contains(text(operation, "id")));
         all
@@ -192,15 +228,27 @@ impl Play {
 
 /// Looks often, so that what a refused commit has left undone is soon taken up again.
 fn setup(ask: Ask, backend: &str) -> Setup {
-    let setup = Setup::backend(backend).interval("100ms");
+    let setup = Setup::backend(backend).interval("100ms").fewest_backends();
+    let nobody = "[[policy]]\nname = \"log-only\"\nmode = \"off\"";
     match ask {
         Ask::Repair(_, candidate) => {
             setup.policy("obedient", &format!("{{ candidate = \"{candidate}\" }}"))
         }
-        Ask::Post(..) | Ask::Delete(_) | Ask::Host(_) => {
-            setup.with("[[policy]]\nname = \"log-only\"\nmode = \"off\"")
-        }
+        Ask::Cancelled(_) => setup.with(SLOW).with(nobody),
+        Ask::Request(..) | Ask::Once(..) | Ask::Host(_) => setup.with(nobody),
     }
+}
+
+/// Waits until the operation starts a machine; none if nobody answers any more.
+fn being_launched(daemon: &Daemon, operation: &str) -> Option<()> {
+    wait_for("the machine is being started", SOON, || {
+        let Ok(answer) = daemon.client().try_send("GET", operation, &[], b"") else {
+            return Some(None);
+        };
+        let steps = answer.body["steps"].as_array().cloned().unwrap_or_default();
+        let is_it = |step: &Value| step["name"] == "launch" && step["state"] == "running";
+        (steps.iter().any(is_it) || !answer.body["ended_at"].is_null()).then_some(Some(()))
+    })
 }
 
 fn attach(daemon: &Daemon, disk: &str, vm: &str) {
@@ -216,12 +264,12 @@ fn guest_is_up(daemon: &Daemon, vm: &str) {
     });
 }
 
-/// A point "after" is passed a moment after what it is after can be seen.
+/// The point after a commit is passed a moment after its changes can be seen.
 fn settled_points(daemon: &Daemon) -> Vec<String> {
     wait_for("no point is being passed", SOON, || {
         let points = daemon.points();
         let count = |when: &str| points.iter().filter(|point| point.starts_with(when)).count();
-        (count("before ") == count("after ")).then_some(points)
+        (count("before commit ") == count("after commit ")).then_some(points)
     })
 }
 

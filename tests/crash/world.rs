@@ -40,10 +40,14 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn of(daemon: &Daemon, cast: &Cast) -> Self {
-        let vm = |vm: &Value| (cast.name(text(vm, "id")), text(vm, "state").to_owned());
+        let vm = |vm: &Value| {
+            let by_itself = if vm["autostart"] == true { ", autostart" } else { "" };
+            (cast.name(text(vm, "id")), text(vm, "state").to_owned() + by_itself)
+        };
         let disk = |disk: &Value| {
             let holder = disk["vm_id"].as_str().map(|vm| format!(" to {}", cast.name(vm)));
-            let state = text(disk, "state").to_owned() + &holder.unwrap_or_default();
+            let (state, size) = (text(disk, "state"), &disk["size"]);
+            let state = format!("{state}{}, {size} GiB", holder.unwrap_or_default());
             (cast.name(text(disk, "id")), state)
         };
         Self {
@@ -58,7 +62,7 @@ impl World {
         self.vms.insert(name, state.to_owned());
     }
 
-    /// `state` with its holder, e.g. `attached to vm`.
+    /// `state` with its holder and its size, e.g. `attached to vm, 1 GiB`.
     pub(crate) fn disk(&mut self, name: &'static str, state: &str) {
         self.disks.insert(name, state.to_owned());
     }
@@ -74,12 +78,32 @@ impl World {
         self.templates.remove(name);
     }
 
+    /// What is recorded of these VMs.
+    pub(crate) fn states<'a>(
+        &'a self,
+        names: impl Iterator<Item = &'a &'static str>,
+    ) -> BTreeMap<&'static str, String> {
+        let state = |name: &&'static str| Some((*name, self.vms.get(name)?.clone()));
+        names.filter_map(state).collect()
+    }
+
     /// Something that `other` has not, in whatever state.
     pub(crate) fn has_more_than(&self, other: &Self) -> bool {
         self.vms.keys().any(|name| !other.vms.contains_key(name))
             || self.disks.keys().any(|name| !other.disks.contains_key(name))
             || !self.templates.is_subset(&other.templates)
     }
+}
+
+/// What the simulated machines do, for what is recorded running or paused.
+pub(crate) fn run_states(daemon: &Daemon, cast: &Cast) -> BTreeMap<&'static str, String> {
+    let vms = list(daemon, "/vms");
+    let states = vms.iter().filter_map(|vm| {
+        let file = daemon.machine_folder(text(vm, "id")).join("machine.json");
+        let machine: Value = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
+        Some((cast.name(text(vm, "id")), machine["state"].as_str()?.to_owned()))
+    });
+    states.collect()
 }
 
 /// The operations, newest first.

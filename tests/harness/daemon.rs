@@ -55,7 +55,8 @@ impl Daemon {
         Self::start_in(folder, None)
     }
 
-    /// Starts one on a copy of all that this one, which has ended, keeps.
+    /// Starts one on a copy of all that this one, which has ended, keeps. Simulated machines are
+    /// copied too.
     pub fn start_copy(&self, points: Option<&Points>) -> Self {
         let folder = new_folder();
         copy(self.folder.path(), folder.path());
@@ -216,13 +217,17 @@ fn new_folder() -> TempDir {
     folder.expect("a temporary folder can be made")
 }
 
-/// All but the log.
+/// All but the log. What names the folder then names the other one.
 fn copy(from: &Path, to: &Path) {
     for entry in WalkDir::new(from).min_depth(1) {
         let entry = entry.expect("the folder of an ended daemon stays as it is");
         let name = entry.path().strip_prefix(from).expect("it is below");
         if entry.file_type().is_dir() {
             fs::create_dir(to.join(name)).expect("the folder is ours");
+        } else if name.extension().is_some_and(|extension| extension == "json") {
+            let text = fs::read_to_string(entry.path()).expect("it is our daemon's");
+            let (from, to_text) = (from.display().to_string(), to.display().to_string());
+            fs::write(to.join(name), text.replace(&from, &to_text)).expect("the folder is ours");
         } else if entry.file_type().is_file() && name != Path::new(LOG) {
             fs::copy(entry.path(), to.join(name)).expect("both folders are ours");
         }

@@ -22,6 +22,7 @@ pub struct Setup {
     cors_origins: Vec<&'static str>,
     stop_grace: &'static str,
     interval: &'static str,
+    plugins: bool,
     tables: String,
     boot: Vec<&'static str>,
 }
@@ -36,6 +37,7 @@ impl Setup {
             cors_origins: Vec::new(),
             stop_grace: STOP_GRACE,
             interval: INTERVAL,
+            plugins: true,
             tables: String::new(),
             boot: Vec::new(),
         }
@@ -76,6 +78,18 @@ impl Setup {
         self
     }
 
+    /// No backend but those that are linked in, and none of QEMU but the one that is used: each is
+    /// tried at every start.
+    #[must_use]
+    pub fn fewest_backends(mut self) -> Self {
+        self.plugins = false;
+        for other in ["qemu-kvm", "qemu-tcg"].into_iter().filter(|name| *name != self.backend) {
+            writeln!(self.tables, "[backends.{other}]\nbinary = \"/not/wanted\"")
+                .expect("a string takes everything");
+        }
+        self
+    }
+
     /// Further tables, in TOML.
     #[must_use]
     pub fn with(mut self, tables: &str) -> Self {
@@ -106,9 +120,9 @@ impl Setup {
 
     /// The configuration file's text.
     pub(crate) fn toml(&self) -> String {
-        let Self { listen, backend, auth, cors_origins, stop_grace, interval, tables, boot: _ } =
-            self;
-        let (plugins, policies) = (paths::plugins(), paths::policies());
+        let Self { listen, backend, auth, cors_origins, stop_grace, interval, tables, .. } = self;
+        let plugins = if self.plugins { paths::plugins() } else { "no-plugins".into() };
+        let policies = paths::policies();
         format!(
             "[server]\nlisten = \"{listen}\"\ncors_origins = {cors_origins:?}\n\
              [auth]\nmode = \"{auth}\"\n\

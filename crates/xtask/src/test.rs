@@ -24,9 +24,10 @@ pub(crate) fn run(tree: &Tree, yes: bool, arguments: &[String]) -> Result<()> {
     let plugins = plugins::build(tree)?;
     // Libraries, programs and tests in one go: they then share their dependencies' builds.
     run::shown(tree.cargo("build").args(["--workspace", "--lib", "--bins", "--tests"]))?;
-    // The same program with points to be killed at, beside the one that ships.
-    let with_points = ["--package", "vman", "--features", "crash-points"];
-    run::shown(tree.cargo("build").args(with_points).args(["--bin", "vman-crash-points"]))?;
+    // The same program with points to be killed at, beside the one that ships. Asked for together
+    // with the tests, so that it shares the builds of all the others too.
+    let with_points = ["--features", "vman/crash-points", "--bin", "vman-crash-points"];
+    run::shown(tree.cargo("build").args(["--workspace", "--tests"]).args(with_points))?;
     let tally = tempfile::Builder::new().prefix("vman-tally-").tempfile().context("a file")?;
     let mut runner = runner(tree);
     runner.args(arguments);

@@ -1,0 +1,191 @@
+//! What must be so after a trial: how operations may have ended, what may be recorded, which
+//! machines may live, and what may be left when everything is deleted.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use vman_tests::{SOON, text};
+
+use crate::report::Broken;
+use crate::stage::{DRY_RUN, Play, STRAY, Stage};
+use crate::verbs::{Ask, Fate};
+use crate::world::{World, list, machines, run_states};
+
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+pub(crate) type Verdict = Result<(), Broken>;
+pub(crate) type Machines = BTreeMap<&'static str, String>;
+
+/// One way in which it may end.
+#[derive(Debug)]
+pub(crate) struct End<'a> {
+    pub(crate) world: World,
+    pub(crate) outcome: Outcome<'a>,
+    /// Anything, if nothing is said.
+    pub(crate) machine: Option<Fate>,
+}
+
+/// What came of what was asked.
+#[derive(Debug)]
+pub(crate) enum Outcome<'a> {
+    /// It was never let in.
+    Nothing,
+    Succeeded,
+    Cancelled,
+    /// With this point in the error.
+    Failed(&'a str),
+}
+
+/// Waits until it is as in one of `ends`, has the observer look at it, and sees that it is so
+/// still. `at_crash` are the machines that there were when the daemon was killed.
+pub(crate) fn settle(
+    stage: &Stage,
+    play: &Play,
+    ends: &[End<'_>],
+    at_crash: Option<&Machines>,
+) -> Verdict {
+    judge_in_time(stage, play, ends, at_crash)?;
+    play.daemon.look_again();
+    judge_in_time(stage, play, ends, at_crash)
+}
+
+fn judge_in_time(
+    stage: &Stage,
+    play: &Play,
+    ends: &[End<'_>],
+    at_crash: Option<&Machines>,
+) -> Verdict {
+    let until = Instant::now() + SOON;
+    loop {
+        let verdicts = ends.iter().map(|end| judge(stage, play, end, at_crash));
+        let verdicts: Result<Vec<Broken>, ()> = verdicts.map(|one| one.err().ok_or(())).collect();
+        match verdicts {
+            Err(()) => return Ok(()),
+            Ok(_) if Instant::now() < until => thread::sleep(LOOK_EVERY),
+            Ok(broken) => return Err(Broken::all(broken)),
+        }
+    }
+}
+
+fn judge(stage: &Stage, play: &Play, end: &End<'_>, at_crash: Option<&Machines>) -> Verdict {
+    judge_operations(&play.operations(), stage.verb.operation, &end.outcome)?;
+    let world = World::of(&play.daemon, &play.cast);
+    if world != end.world {
+        let story = format!("{world:?} instead of {:?}", end.world);
+        let lost = end.world.has_more_than(&world);
+        return Err(if lost { Broken::Lost(story) } else { Broken::Untrue(story) });
+    }
+    let now = machines(&play.daemon, &play.cast);
+    judge_machine("witness", Fate::Stays, &play.machines, at_crash, &now)?;
+    if let Some(fate) = end.machine {
+        judge_machine("vm", fate, &play.machines, at_crash, &now)?;
+    }
+    match end.outcome {
+        // What could not be done may well disagree with what is recorded.
+        Outcome::Failed(_) => Ok(()),
+        Outcome::Nothing | Outcome::Succeeded | Outcome::Cancelled => {
+            judge_run_states(stage, play, &world)?;
+            judge_issues(play, stage.verb.ask)
+        }
+    }
+}
+
+fn judge_operations(operations: &[Value], kind: Option<&str>, outcome: &Outcome<'_>) -> Verdict {
+    if let Some(going_on) = operations.iter().find(|operation| operation["ended_at"].is_null()) {
+        return Err(Broken::Untrue(format!("it has not ended: {going_on}")));
+    }
+    let told = |one: &Value| format!("{} {}", text(one, "kind"), text(one, "state"));
+    let all: Vec<String> = operations.iter().map(told).collect();
+    let is_one = |state: &str| kind.is_some_and(|kind| all == [format!("{kind} {state}")]);
+    let is_true = match outcome {
+        Outcome::Nothing => all.is_empty(),
+        Outcome::Succeeded => is_one("succeeded") || (kind.is_none() && all.is_empty()),
+        Outcome::Cancelled => is_one("cancelled"),
+        Outcome::Failed(point) => operations.iter().any(|operation| {
+            operation["state"] != "succeeded" && operation.to_string().contains(point)
+        }),
+    };
+    if is_true { Ok(()) } else { Err(Broken::Untrue(format!("the operations are {all:?}"))) }
+}
+
+fn judge_machine(
+    name: &str,
+    fate: Fate,
+    before: &Machines,
+    at_crash: Option<&Machines>,
+    now: &Machines,
+) -> Verdict {
+    let (before, after) = (before.get(name), now.get(name));
+    let crashed = at_crash.and_then(|machines| machines.get(name));
+    let story = || Broken::Untrue(format!("{name}'s machine: {before:?}, {crashed:?}, {after:?}"));
+    let (goes_on, is_as_wished) = match fate {
+        Fate::Stays => (before, after == before),
+        // One that the killed daemon had started.
+        Fate::Begins | Fate::Changes => {
+            (crashed.filter(|one| Some(*one) != before), after.is_some() && after != before)
+        }
+        Fate::Ends => (None, after.is_none()),
+    };
+    if goes_on.is_some() && after != goes_on {
+        return Err(Broken::Killed(story().to_string()));
+    }
+    if is_as_wished { Ok(()) } else { Err(story()) }
+}
+
+/// Simulated machines do what is recorded of them.
+fn judge_run_states(stage: &Stage, play: &Play, world: &World) -> Verdict {
+    if stage.backend != DRY_RUN {
+        return Ok(());
+    }
+    let states = run_states(&play.daemon, &play.cast);
+    let recorded = world.states(states.keys());
+    if states == recorded {
+        return Ok(());
+    }
+    Err(Broken::Untrue(format!("the machines are {states:?}, and recorded {recorded:?}")))
+}
+
+/// No issue is open, or none that the repair is offered for.
+fn judge_issues(play: &Play, ask: Ask) -> Verdict {
+    let mut issues = list(&play.daemon, "/issues");
+    issues.retain(|issue| issue["state"] != "resolved");
+    if let Ask::Repair(_, repair) = ask {
+        let is_it = |candidate: &Value| candidate["kind"] == repair;
+        issues.retain(|issue| {
+            issue["candidates"].as_array().is_some_and(|all| all.iter().any(is_it))
+        });
+    }
+    match issues.first() {
+        Some(issue) => Err(Broken::Untrue(format!("an issue is left: {issue}"))),
+        None => Ok(()),
+    }
+}
+
+/// Deletes everything, and looks what is left.
+pub(crate) fn clear(play: &Play) -> Verdict {
+    let daemon = &play.daemon;
+    for (path, key) in [("/vms", "id"), ("/disks", "id"), ("/templates", "name")] {
+        for thing in list(daemon, path) {
+            let answer = daemon.delete(&format!("{path}/{}", text(&thing, key)));
+            if answer.status != 204 {
+                let story = format!("{thing} cannot be deleted: {}", answer.text);
+                return Err(Broken::Leaked(story));
+            }
+        }
+    }
+    // What was put there by hand is for hands to take away.
+    drop(fs::remove_dir_all(daemon.storage().join("quarantine")));
+    drop(fs::remove_dir_all(daemon.machine_folder(STRAY)));
+    let left = catch_unwind(AssertUnwindSafe(|| daemon.assert_nothing_left()));
+    left.map_err(|panic| Broken::Leaked(message(panic.as_ref())))
+}
+
+pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
