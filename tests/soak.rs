@@ -296,8 +296,12 @@ fn disks_are_accounted_for(daemon: &Daemon, told: &Told) {
             other => panic!("a disk is {other}: {disk}"),
         }
     }
-    let files = std::fs::read_dir(daemon.storage().join("disks")).expect("readable").count();
-    assert_eq!(files, disks.len(), "one image for each disk, and none beside");
+    let files = std::fs::read_dir(daemon.storage().join("disks")).expect("readable").flatten();
+    let files: BTreeSet<String> =
+        files.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+    let images: BTreeSet<String> =
+        disks.iter().map(|disk| format!("{}.qcow2", text(disk, "id"))).collect();
+    assert_eq!(files, images, "one image for each disk, and none beside");
 }
 
 fn everything_can_be_deleted(daemon: &Daemon) {
