@@ -13,7 +13,7 @@ use crate::exit::{Ends, Witness, judge};
 use crate::log;
 use crate::process::{Found, Held};
 
-/// For what is read and removed on the host: an end is told without it rather than late.
+/// For what is read on the host: an end is told without it rather than late.
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// What the end of one machine needs, gathered while it lives.
@@ -33,19 +33,20 @@ impl Aftermath {
     pub(crate) async fn settle(self) -> String {
         let Self { found, held, directory, cgroup, witness, ends } = self;
         let status = held.status(&found.identity);
+        let place = cgroup.clone();
         let looking = tokio::task::spawn_blocking(move || {
-            let oom_kills = cgroup.as_ref().map_or(0, Cgroup::oom_kills);
-            let words = log::tail(&directory.join(QEMU_LOG));
-            if let Some(cgroup) = cgroup {
-                cgroup.remove();
-            }
-            (oom_kills, words)
+            let oom_kills = place.as_ref().map_or(0, Cgroup::oom_kills);
+            (oom_kills, log::tail(&directory.join(QEMU_LOG)))
         });
         let seen = tokio::time::timeout(DEADLINE, looking).await;
         let (oom_kills, words) = seen.ok().and_then(Result::ok).unwrap_or_default();
         let (cause, detail) = judge(&witness.evidence(status, oom_kills, words));
         let machine = Machine { id: found.id, process: Some(found.identity) };
         ends.add(MachineEnd { machine, cause, detail: detail.clone() });
+        if let Some(cgroup) = cgroup {
+            // Nobody need wait for it to hear of the end.
+            tokio::task::spawn_blocking(move || cgroup.remove());
+        }
         detail
     }
 }

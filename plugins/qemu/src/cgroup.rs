@@ -34,9 +34,10 @@ const CPU_PERIOD_US: u64 = 100_000;
 const THREADS_BESIDE: u64 = 256;
 /// Attempts to make a cgroup while another machine's end removes the emptied ones above it.
 const MAKE_ATTEMPTS: usize = 4;
-/// A process that has ended may count for a moment more, and so keep its cgroup from going.
-const REMOVE_ATTEMPTS: usize = 20;
-const REMOVE_PAUSE: Duration = Duration::from_millis(5);
+/// A process that has ended may count for a moment more, and so keep its cgroup from going. Each
+/// pause is twice the one before: 0.2 s in all.
+const REMOVE_ATTEMPTS: u32 = 11;
+const REMOVE_PAUSE: Duration = Duration::from_micros(100);
 
 /// What a machine may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,13 +204,13 @@ impl Cgroup {
     /// Removes it, with the emptied ones above; gone already is a success. Blocks for a moment
     /// while a process that ended still counts; one that holds a living process stays.
     pub(crate) fn remove(&self) {
-        for _ in 0..REMOVE_ATTEMPTS {
+        for attempt in 0..REMOVE_ATTEMPTS {
             match fs::remove_dir(&self.0) {
                 Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
                     if self.is_populated() {
                         return;
                     }
-                    std::thread::sleep(REMOVE_PAUSE);
+                    std::thread::sleep(REMOVE_PAUSE * 2_u32.pow(attempt));
                 }
                 Ok(()) | Err(_) => break,
             }
