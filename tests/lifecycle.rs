@@ -7,7 +7,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
-use vman_tests::{Daemon, NO_BODY, SOON, Setup, guest, pid, processes, tally, text, wait_for};
+use vman_tests::{Daemon, NO_BODY, SOON, Setup, guest, pid, tally, text, wait_for};
 
 const DRY_RUN: &str = "dry-run";
 const KVM: &str = "kvm";
@@ -105,32 +105,47 @@ fn b001_attach(daemon: &Daemon) {
     assert_eq!(record["mount_point"], "/dev/sdc");
     assert_eq!(daemon.vm(&vm)["disks"], json!([disk]));
     let running = daemon.act(&vm, "start");
-    assert!(has_disk(&running, text(&record, "serial")), "the machine has no such disk");
-    let late = json!({"vm_id": vm});
-    let denied = daemon.post(&format!("/disks/{}/attach", daemon.new_disk()), &late).expect(409);
-    assert_eq!(denied.body["code"], "vm-not-stopped");
-    assert!(text(&denied.body, "hint").contains("stop"), "{}", denied.text);
+    assert!(has_image(daemon, &running, &record), "the machine has no such disk");
+
+    // While it runs, and again after a restart.
+    let late = daemon.new_disk();
+    daemon.operate(&format!("/disks/{late}/attach"), &json!({"vm_id": vm}));
+    let late = daemon.disk(&late);
+    assert_eq!((&late["state"], &late["vm_id"]), (&json!("attached"), &json!(vm)));
+    assert!(has_image(daemon, &daemon.vm(&vm), &late), "it was not plugged in");
+    let restarted = daemon.act(&vm, "restart");
+    assert!(has_image(daemon, &restarted, &late) && has_image(daemon, &restarted, &record));
+    let other = json!({"vm_id": daemon.new_vm("tiny")});
+    let path = format!("/disks/{disk}/attach");
+    let denied = daemon.post(&path, &other).expect(409);
+    assert_eq!(denied.body["code"], "attached-elsewhere");
 }
 
 fn c001_detach(daemon: &Daemon) {
     let (vm, disk) = (daemon.new_vm("tiny"), daemon.new_disk());
     let (attach, detach) = (format!("/disks/{disk}/attach"), format!("/disks/{disk}/detach"));
     daemon.operate(&attach, &json!({"vm_id": vm}));
-    daemon.act(&vm, "start");
-    let denied = daemon.post(&detach, &NO_BODY).expect(409);
-    assert_eq!(denied.body["code"], "vm-not-stopped");
-    daemon.act(&vm, "stop");
-    daemon.operate(&detach, &NO_BODY);
-    let record = daemon.disk(&disk);
-    assert_eq!(record["state"], "available");
-    assert!(record["vm_id"].is_null(), "{record}");
-    assert_eq!(daemon.vm(&vm)["disks"], json!([]));
+    let freed = || {
+        daemon.operate(&detach, &NO_BODY);
+        let record = daemon.disk(&disk);
+        assert_eq!(record["state"], "available");
+        assert!(record["vm_id"].is_null(), "{record}");
+        assert_eq!(daemon.vm(&vm)["disks"], json!([]));
+        assert!(image(daemon, &record).exists(), "a detached disk keeps its image");
+        record
+    };
+    // While it runs ...
     let running = daemon.act(&vm, "start");
+    assert!(has_image(daemon, &running, &daemon.disk(&disk)));
+    let record = freed();
+    let running = daemon.vm(&vm);
     assert_eq!(running["state"], "running");
-    if running["backend"] != DRY_RUN {
-        assert!(!has_disk(&running, text(&record, "serial")), "the machine has it still");
-    }
-    assert!(image(daemon, &record).exists(), "a detached disk keeps its image");
+    assert!(!has_image(daemon, &running, &record), "the machine has it still");
+    // ... and while it does not.
+    daemon.operate(&attach, &json!({"vm_id": vm}));
+    daemon.act(&vm, "stop");
+    let record = freed();
+    assert!(!has_image(daemon, &daemon.act(&vm, "start"), &record));
     daemon.post(&detach, &NO_BODY).expect(200);
 }
 
@@ -243,12 +258,15 @@ fn guest_is_up(daemon: &Daemon, vm: &Value, times: usize) {
     });
 }
 
-/// The running machine was given a disk with this serial number; the dry-run's is not asked.
-fn has_disk(vm: &Value, serial: &str) -> bool {
-    let Some(pid) = pid(vm) else { return vm["backend"] == DRY_RUN };
-    let machine = processes(text(vm, "id")).into_iter().find(|process| process.pid == pid);
-    let machine = machine.expect("the recorded process is there");
-    machine.command.iter().any(|word| word.contains(serial))
+/// The running machine has the disk's image open; the dry-run's says so in its file.
+fn has_image(daemon: &Daemon, vm: &Value, disk: &Value) -> bool {
+    let Some(pid) = pid(vm) else {
+        let file = daemon.machine_folder(text(vm, "id")).join("machine.json");
+        return fs::read_to_string(file).expect("it runs").contains(text(disk, "id"));
+    };
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").flatten();
+    let image = image(daemon, disk);
+    open.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|file| file == image))
 }
 
 fn image(daemon: &Daemon, disk: &Value) -> std::path::PathBuf {

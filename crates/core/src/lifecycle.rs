@@ -1,6 +1,6 @@
 //! What a command leads to: the state machine of VMs and disks. Every state meets every command by
 //! name, so a new one of either does not compile until each pair has been thought about: VMs in
-//! `vm`, disks in `disk`, and what an ended operation leaves in `ends`. Nothing is carried out here.
+//! `vm`, disks in `disk`, what an ended operation leaves in `ends`. Nothing is carried out here.
 //!
 //! ```text
 //!            start                      (machine answers)

@@ -228,9 +228,9 @@ const DISKS: [(&str, bool, &str, &str); 19] = [
     ("available", false, "starting", "vm-in-transition = vm-in-transition deleting = missing ="),
     ("available", true, "stopped", "attached available resizing attached = missing available"),
     ("attached", true, "stopped", "= available resizing attached attached missing available"),
-    ("attached", true, "running", "= detaching resizing attached attached missing detaching"),
-    ("attached", true, "paused", "= detaching resizing attached attached missing detaching"),
-    ("attached", true, "failed", "= detaching resizing attached attached missing detaching"),
+    ("attached", true, "running", "= detaching resizing attached attached missing held"),
+    ("attached", true, "paused", "= detaching resizing attached attached missing held"),
+    ("attached", true, "failed", "= detaching resizing attached attached missing available"),
     (
         "attached",
         true,
@@ -364,6 +364,9 @@ fn what_only_waits_or_can_be_undone_may_be_cancelled_and_nothing_that_has_ended(
     for done in 0..=4 {
         assert_eq!(may_cancel(&start_in(done, OperationState::Running)), Ok(()), "{done} done");
     }
+    let mut undone = start_in(2, OperationState::Running);
+    undone.steps[3].state = StepState::Failed;
+    assert_eq!(may_cancel(&undone), Err(NotCancellable::Begun(Verb::VmRestart)), "being undone");
     let all_done = may_cancel(&start_in(5, OperationState::Running));
     assert_eq!(all_done, Err(NotCancellable::Begun(Verb::VmRestart)));
     let ended = may_cancel(&start_in(5, OperationState::Succeeded));

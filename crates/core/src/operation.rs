@@ -324,6 +324,16 @@ words!(
     }
 );
 
+impl StepState {
+    /// The step failed, or it was to be undone because a later one did.
+    pub fn is_failure(self) -> bool {
+        match self {
+            Self::Failed | Self::Undone | Self::UndoFailed => true,
+            Self::Pending | Self::Running | Self::Done => false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;

@@ -266,10 +266,7 @@ fn is_outrun(operation: &Operation, target: &Target) -> bool {
 /// Why it went no further before the daemon was restarted, if it did not: the last step with a note
 /// among those that failed or were undone is the one that failed.
 fn earlier_halt(operation: &Operation) -> Option<Outcome> {
-    let halted = |step: &&Step| match step.state {
-        StepState::Failed | StepState::Undone | StepState::UndoFailed => true,
-        StepState::Pending | StepState::Running | StepState::Done => false,
-    };
+    let halted = |step: &&Step| step.state.is_failure();
     operation.steps.iter().find(halted)?;
     let note = operation.steps.iter().filter(halted).rev().find_map(|step| step.note.clone());
     let unknown = || "a step failed before the daemon was restarted".to_owned();

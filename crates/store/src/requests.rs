@@ -1,4 +1,4 @@
-//! The tables of kept requests and of the host: their rows, and the SQL that reads and changes them.
+//! The tables of kept requests and of the host: rows, and the SQL that reads and changes them.
 
 use rusqlite::{Connection, Row, params};
 use uuid::Uuid;

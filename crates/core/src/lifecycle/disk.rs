@@ -79,7 +79,12 @@ fn from_attached(
     match command {
         DiskCommand::Attach(vm) if disk.vm == Some(vm) => Ok(None),
         DiskCommand::Attach(_) => Err(Denied::AttachedElsewhere),
-        DiskCommand::Detach | DiskCommand::MarkAvailable => let_go(disk, vm_state),
+        DiskCommand::Detach => let_go(disk, vm_state),
+        // Believing is for what no machine has.
+        DiskCommand::MarkAvailable => match (disk.vm, machine(vm_state)?) {
+            (None, _) | (Some(_), Machine::AtRest) => to(DiskState::Available, vec![]),
+            (Some(_), Machine::Lives) => Err(Denied::Held),
+        },
         DiskCommand::Resize(size_gib) => resize(disk, vm_state, size_gib),
         DiskCommand::Delete | DiskCommand::Released => Err(Denied::Attached),
         DiskCommand::MarkMissing => to(DiskState::Missing, vec![]),

@@ -254,10 +254,15 @@ pub fn may_cancel(operation: &Operation) -> Result<(), NotCancellable> {
         | Verb::ProcessKill
         | Verb::FileQuarantine => return Err(NotCancellable::Short(operation.verb)),
     }
+    let begun = Err(NotCancellable::Begun(operation.verb));
+    if operation.steps.iter().any(|step| step.state.is_failure()) {
+        // It is being undone as it is.
+        return begun;
+    }
     let next = operation.steps.iter().find(|step| step.state != StepState::Done);
     match next {
         Some(step) if breaks_off(step.effect) => Ok(()),
-        Some(_) | None => Err(NotCancellable::Begun(operation.verb)),
+        Some(_) | None => begun,
     }
 }
 

@@ -278,14 +278,7 @@ impl Tables {
                 fresh(record.generation, expected, || format!("VM {vm}"))
             }
             Change::AddOperation(operation) => self.add_operation(operation),
-            Change::RequestCancel(operation) => {
-                let record = self.operation_mut(operation)?;
-                if record.state.is_ended() {
-                    return Err(RecordError::Stale(format!("operation {operation}")));
-                }
-                record.cancel_requested = true;
-                Ok(())
-            }
+            Change::RequestCancel(operation) => self.request_cancel(operation),
             Change::OperationState { operation, state, at } => {
                 let record = self.operation_mut(operation)?;
                 record.ended_at = state.is_ended().then_some(at);
@@ -296,10 +289,7 @@ impl Tables {
                 self.set_step(operation, index, step)
             }
             Change::PutIssue(issue) => {
-                match self.issues.iter_mut().find(|one| one.id == issue.id) {
-                    Some(record) => *record = *issue,
-                    None => self.issues.push(*issue),
-                }
+                self.put_issue(*issue);
                 Ok(())
             }
             Change::AddJudgement(judgement) => {
@@ -307,18 +297,36 @@ impl Tables {
                 self.judgements.push(*judgement);
                 Ok(())
             }
-            Change::KeepRequest(request) => {
-                if self.requests.iter().any(|one| one.key == request.key) {
-                    return Err(RecordError::Exists(format!("a request {}", request.key)));
-                }
-                self.requests.push(request);
-                Ok(())
-            }
+            Change::KeepRequest(request) => self.keep_request(request),
             Change::HostBoot(boot) => {
                 self.host_boot = Some(boot);
                 Ok(())
             }
         }
+    }
+
+    fn request_cancel(&mut self, operation: OperationId) -> Result<(), RecordError> {
+        let record = self.operation_mut(operation)?;
+        if record.state.is_ended() {
+            return Err(RecordError::Stale(format!("operation {operation}")));
+        }
+        record.cancel_requested = true;
+        Ok(())
+    }
+
+    fn put_issue(&mut self, issue: Issue) {
+        match self.issues.iter_mut().find(|one| one.id == issue.id) {
+            Some(record) => *record = issue,
+            None => self.issues.push(issue),
+        }
+    }
+
+    fn keep_request(&mut self, request: KeptRequest) -> Result<(), RecordError> {
+        if self.requests.iter().any(|one| one.key == request.key) {
+            return Err(RecordError::Exists(format!("a request {}", request.key)));
+        }
+        self.requests.push(request);
+        Ok(())
     }
 
     fn add_template(&mut self, template: Template) -> Result<(), RecordError> {
