@@ -22,7 +22,8 @@ pub const CONSOLE_SOCKET: &str = "console.sock";
 pub const CONSOLE_LOG: &str = "console.log";
 /// QEMU's own words.
 pub const QEMU_LOG: &str = "qemu.log";
-/// Locked by QEMU while it lives, so that a second one cannot start on the same directory.
+/// Locked by QEMU while it lives, so that a second one cannot start on the same directory. Emptied
+/// once QEMU answers: its content is nobody's source.
 pub const PID_FILE: &str = "qemu.pid";
 
 /// Everything denied that QEMU's seccomp filter can deny: a machine needs none of it.

@@ -10,11 +10,9 @@ use vman_plugin::{BackendError, Bus, DiskSpec, ErrorCode};
 
 use crate::block::{Asked, Devices};
 use crate::devices::{self, Slot};
+use crate::failure::is_locked;
 use crate::qmp::{Connection, QmpError};
 use crate::{conflict, failed, invalid, not_found};
-
-/// What QEMU says when another process has one of the images open.
-pub(crate) const IMAGE_LOCKED: &str = "\"write\" lock";
 
 /// What became of a disk that the guest was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,13 +185,10 @@ impl Disks {
 
     fn not_opened(&self, disk: &DiskSpec, error: QmpError) -> Fault {
         let QmpError::Refused(why) = error else { return error.into() };
-        let (code, hint) = if why.contains(IMAGE_LOCKED) {
-            (ErrorCode::Conflict, " is open in another process: end that, or detach the disk there")
-        } else {
-            (ErrorCode::Failed, " was not opened")
-        };
-        let (machine, path) = (self.machine, disk.path.display());
-        let words = format!("machine {machine}: disk {}: {path}{hint}; QEMU said: {why}", disk.id);
+        // Who has it open is for the caller to find out.
+        let code = if is_locked(&why) { ErrorCode::Conflict } else { ErrorCode::Failed };
+        let (machine, id, path) = (self.machine, disk.id, disk.path.display());
+        let words = format!("machine {machine}: disk {id}: {path} was not opened: {why}");
         BackendError::new(code, words).into()
     }
 

@@ -269,26 +269,33 @@ fn take(event: Option<io::Result<Event>>, notices: &mut VecDeque<Notice>) -> Res
 }
 
 fn meaning(event: &Event) -> Option<Notice> {
-    match event {
-        Event::SHUTDOWN { data, .. } => Some(match data.reason {
-            ShutdownCause::guest_shutdown => Notice::GuestShutdown,
-            _ => Notice::RunState,
-        }),
-        Event::STOP { .. }
-        | Event::RESUME { .. }
-        | Event::SUSPEND { .. }
-        | Event::WAKEUP { .. }
-        | Event::GUEST_PANICKED { .. } => Some(Notice::RunState),
-        Event::RESET { .. } => Some(Notice::Reset),
+    let of_disk = |device: &Option<String>| device.as_deref().and_then(disk_of);
+    if let Event::SHUTDOWN { data, .. } = event
+        && data.reason == ShutdownCause::guest_shutdown
+    {
+        Some(Notice::GuestShutdown)
+    } else if let Event::DEVICE_DELETED { data, .. } = event {
         // A second one comes for the device's inner part, without a name.
-        Event::DEVICE_DELETED { data, .. } => {
-            data.device.as_deref().and_then(disk_of).map(Notice::Unplugged)
-        }
-        Event::DEVICE_UNPLUG_GUEST_ERROR { data, .. } => {
-            data.device.as_deref().and_then(disk_of).map(Notice::UnplugRefused)
-        }
-        _ => None,
+        of_disk(&data.device).map(Notice::Unplugged)
+    } else if let Event::DEVICE_UNPLUG_GUEST_ERROR { data, .. } = event {
+        of_disk(&data.device).map(Notice::UnplugRefused)
+    } else if matches!(event, Event::RESET { .. }) {
+        Some(Notice::Reset)
+    } else {
+        tells_run_state(event).then_some(Notice::RunState)
     }
+}
+
+fn tells_run_state(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::SHUTDOWN { .. }
+            | Event::STOP { .. }
+            | Event::RESUME { .. }
+            | Event::SUSPEND { .. }
+            | Event::WAKEUP { .. }
+            | Event::GUEST_PANICKED { .. }
+    )
 }
 
 /// Through the directory's descriptor, since a socket's address holds 108 bytes and a storage path

@@ -12,7 +12,7 @@ use vman_plugin::{
     Backend, BackendError, Boot, Bus, Control, DiskAttachment, DiskRemoval, DiskSpec, ErrorCode,
     ImageFormat, Machine, MachineSpec, RunState,
 };
-use vman_plugin_qemu::{Acceleration, CONSOLE_LOG, CONSOLE_SOCKET, Qemu};
+use vman_plugin_qemu::{Acceleration, CONSOLE_LOG, CONSOLE_SOCKET, PID_FILE, Qemu};
 
 /// What nobody has to wait for.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -239,4 +239,20 @@ async fn a_stopped_process_costs_nobody_else_and_fails_its_verbs_in_time_and_hea
     assert_eq!(backend.sight(id).await.unwrap().unwrap().disks, Some(vec![]));
     backend.pause(id).await.unwrap();
     backend.quit(id).await.unwrap();
+}
+
+/// Freeing a block at its end costs QEMU more than all the rest of ending.
+#[tokio::test]
+async fn the_pid_file_of_a_machine_holds_nothing_but_its_lock_and_goes_with_it() {
+    let host = Host::new();
+    let backend = host.backend::<Tcg>();
+    let (spec, _) = started(&host, &backend).await;
+    let path = spec.directory.join(PID_FILE);
+    let size = || std::fs::metadata(&path).unwrap().len();
+    wait_until("an empty pid file", || (size() == 0).then_some(())).await;
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    let lock = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    assert!(rustix::fs::fcntl_lock(&file, lock).is_err(), "a second QEMU could start");
+    backend.quit(spec.id).await.unwrap();
+    assert!(!path.exists());
 }
