@@ -1,6 +1,6 @@
 //! The disks of one running machine: which it has, giving it one, and asking for one back. An image
-//! is closed only after its device is gone, for QEMU writes to it until then. How QEMU is told is in
-//! `block`; how long a caller waits is in `machine`.
+//! is closed only after its device is gone, for QEMU writes to it until then. How QEMU is told is
+//! in `block`; how long a caller waits is in `machine`.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -100,10 +100,8 @@ async fn an_image_without_its_device_is_closed_on_connecting_and_kept_if_that_fa
 #[tokio::test]
 async fn asking_again_while_the_guest_considers_it_is_asking_and_its_refusal_is_told() {
     let pending = refusal("Device x is already in the process of unplug");
-    let no = format!(
-        r#"{{"event": "DEVICE_UNPLUG_GUEST_ERROR", "data": {{"device": "{}", "path": "/x"}}, {TIME}"#,
-        disk_name(DISK)
-    );
+    let device = format!(r#"{{"device": "{}", "path": "/x"}}"#, disk_name(DISK));
+    let no = format!(r#"{{"event": "DEVICE_UNPLUG_GUEST_ERROR", "data": {device}, {TIME}"#);
     let answers = [&devices(), &nodes(), DONE, &format!("{pending}\r\n{no}")];
     let (mut qmp, _script) = connect(&answers).await;
     let mut disks = Disks::new(MACHINE);

@@ -324,7 +324,7 @@ impl Talk {
 }
 
 /// QEMU holds its pid file open, and removes it, when it ends: on ext4 freeing the block of a file
-/// takes the ending process 1.4 ms, half of the time from the power button to its end. What counts
+/// takes the ending process 1.4 ms, nearly half of its time from the power button on. What counts
 /// is the lock, which is the file's and not the content's. Not waited for; failing costs the time.
 fn empty_pid_file(directory: &Path) {
     let path = directory.join(PID_FILE);
