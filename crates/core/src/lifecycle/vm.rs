@@ -57,11 +57,14 @@ fn from_starting(command: VmCommand) -> Decided<VmState> {
 
 fn from_running(command: VmCommand) -> Decided<VmState> {
     match command {
-        VmCommand::Start | VmCommand::Resume | VmCommand::MarkRunning => Ok(None),
+        VmCommand::Start | VmCommand::MarkRunning => Ok(None),
+        // Carried out also where it is recorded to be so: a pause that failed may have halted the
+        // guest, and a full disk does.
+        VmCommand::Resume => resume(),
         VmCommand::Stop => stop(Effect::PowerOff),
         VmCommand::Restart => restart(Effect::PowerOff),
         VmCommand::Kill => stop(Effect::Kill),
-        VmCommand::Pause => to(VmState::Paused, vec![Step::new(Effect::Pause, None)]),
+        VmCommand::Pause => pause(),
         VmCommand::Reset => to(VmState::Running, vec![Step::new(Effect::Reset, None)]),
         VmCommand::Delete => delete(Effect::PowerOff),
         VmCommand::Autostart => restart(Effect::End),
@@ -78,8 +81,8 @@ fn from_paused(command: VmCommand) -> Decided<VmState> {
         VmCommand::Stop => stop(Effect::End),
         VmCommand::Restart | VmCommand::Autostart => restart(Effect::End),
         VmCommand::Kill => stop(Effect::Kill),
-        VmCommand::Pause => Ok(None),
-        VmCommand::Resume => to(VmState::Running, vec![Step::new(Effect::Resume, None)]),
+        VmCommand::Pause => pause(),
+        VmCommand::Resume => resume(),
         VmCommand::Reset => to(VmState::Paused, vec![Step::new(Effect::Reset, None)]),
         VmCommand::Delete => delete(Effect::End),
         VmCommand::MarkStopped => to(VmState::Stopping, release()),
@@ -162,6 +165,14 @@ fn restart(how: Effect) -> Decided<VmState> {
     let mut steps = vec![Step::new(how, None)];
     steps.extend(boot());
     to(VmState::Starting, steps)
+}
+
+fn pause() -> Decided<VmState> {
+    to(VmState::Paused, vec![Step::new(Effect::Pause, None)])
+}
+
+fn resume() -> Decided<VmState> {
+    to(VmState::Running, vec![Step::new(Effect::Resume, None)])
 }
 
 fn adopt() -> Decided<VmState> {
