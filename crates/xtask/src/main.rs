@@ -55,7 +55,7 @@ enum Chore {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
-    /// Start, stop and sudden death of a machine, beside the same QEMU started by hand.
+    /// Start, ends, disks and sudden death of a machine, beside the same QEMU driven by hand.
     Lifecycle {
         #[command(flatten)]
         consent: Consent,
