@@ -9,6 +9,8 @@ use rustix::fs::{Access, access};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
+use crate::spawn::end_with_us;
+
 /// A program of the Debian packages, with the package's name for the message when it is absent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Program {
@@ -61,18 +63,20 @@ pub(crate) fn find(program: Program, set: Option<&Path>) -> Result<PathBuf, Stri
         })
 }
 
-/// Runs a program to its end; it is killed when `deadline` has passed or the future is dropped.
+/// Runs a program to its end; it is killed when `deadline` has passed, when the future is dropped,
+/// and when the daemon ends. To be polled on a thread of the runtime: it must outlive the program.
 pub(crate) async fn run(path: &Path, args: &[&str], deadline: Duration) -> Result<Output, Failure> {
     let not_run = |error| Failure::NotRun(format!("{}: {error}", path.display()));
-    let mut child = Command::new(path)
+    let mut command = Command::new(path);
+    command
         .args(args)
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(not_run)?;
+        .kill_on_drop(true);
+    end_with_us(&mut command);
+    let mut child = command.spawn().map_err(not_run)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let all = async { tokio::join!(child.wait(), read(stdout), read(stderr)) };
     let (status, stdout, stderr) = tokio::time::timeout(deadline, all)

@@ -314,6 +314,22 @@ impl Failed {
     }
 }
 
+/// Has a helper program end with the daemon, however suddenly: the next daemon does the same work
+/// anew, and two would meet in one file. prctl(2): the thread that spawns it must live as long.
+pub(crate) fn end_with_us(command: &mut tokio::process::Command) {
+    let us = rustix::process::getpid();
+    let prepare = move || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        // It ended before it could be said.
+        match rustix::process::getppid() {
+            Some(parent) if parent == us => Ok(()),
+            Some(_) | None => Err(rustix::io::Errno::SRCH.into()),
+        }
+    };
+    // SAFETY: it makes two system calls, and neither allocates nor takes a lock.
+    unsafe { command.pre_exec(prepare) };
+}
+
 /// Lets a process's descriptor be waited for: it becomes readable when the process has ended.
 pub(crate) fn wait_on(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is owned, and handed out by no one as anything but a borrow: it stays
