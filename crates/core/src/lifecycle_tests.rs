@@ -35,13 +35,13 @@ const TABLE: [(&str, &str); 7] = [
     ),
     (
         "running",
-        "= stopping starting stopping paused running running deleting starting stopping = running \
-         stopping",
+        "= stopping starting stopping paused running running deleting starting stopping = \
+         running stopping",
     ),
     (
         "paused",
-        "paused stopping starting stopping paused running paused deleting starting stopping starting \
-         paused stopping",
+        "paused stopping starting stopping paused running paused deleting starting stopping \
+         starting paused stopping",
     ),
     (
         "stopping",
