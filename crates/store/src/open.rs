@@ -113,6 +113,13 @@ pub(crate) fn reader(path: &Path) -> Result<Connection, StoreError> {
     connect(path, flags).map_err(|error| StoreError::sql(path, &error))
 }
 
+/// Likewise, and it does not wait for a program that has the file locked.
+pub(crate) fn impatient_reader(path: &Path) -> Result<Connection, StoreError> {
+    let connection = reader(path)?;
+    let at_once = connection.busy_timeout(Duration::ZERO);
+    at_once.map_err(|error| StoreError::sql(path, &error)).map(|()| connection)
+}
+
 fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;

@@ -1,11 +1,12 @@
 //! Threads that own connections: jobs go in by a bounded queue, answers come back by a oneshot, and
-//! no async task ever waits inside SQLite.
+//! no async task ever waits inside SQLite, neither for a lock nor for storage to be written. What
+//! is read in less time than a thread takes to wake up is read where it is asked for.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 use vman_core::ports::RecordError;
 
@@ -69,6 +70,41 @@ impl Drop for Threads {
             }
         }
     }
+}
+
+/// Connections that read where they are asked to.
+#[derive(Debug)]
+pub(crate) struct AtHand(Vec<Mutex<Connection>>);
+
+impl AtHand {
+    /// The connections must not wait for a lock of another process.
+    pub(crate) fn new(connections: Vec<Connection>) -> Self {
+        Self(connections.into_iter().map(Mutex::new).collect())
+    }
+
+    /// Reads in one transaction. `None` where that would have to wait: for a connection, or for
+    /// another process.
+    pub(crate) fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Option<Result<T, Fault>> {
+        // A panic while one was held ended its transaction.
+        let mut connection = self.0.iter().find_map(|one| match one.try_lock() {
+            Ok(free) => Some(free),
+            Err(TryLockError::Poisoned(free)) => Some(free.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        })?;
+        let answer = connection.transaction().map_err(Fault::from).and_then(|one| read(&one));
+        match &answer {
+            Err(Fault::Sql(error)) if is_busy(error) => None,
+            Ok(_) | Err(_) => Some(answer),
+        }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 fn work(jobs: &Mutex<mpsc::Receiver<Job>>, mut connection: Connection) {

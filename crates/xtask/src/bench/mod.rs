@@ -8,6 +8,9 @@ mod managed;
 mod qmp;
 mod raw;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use anyhow::{Context, Result};
 
 use crate::demo::Daemon;
@@ -29,7 +32,10 @@ pub(crate) fn lifecycle(tree: &Tree, rounds: u32, yes: bool) -> Result<()> {
     policies::build(tree)?;
     let guests = guests::build(tree)?;
     let program = tree.build_vman(Profile::Release)?;
-    let folder = tempfile::Builder::new().prefix("vman-bench-").tempdir().context("a folder")?;
+    // Machines run as users of their own, who must reach their files.
+    let searched = Permissions::from_mode(0o711);
+    let folder = tempfile::Builder::new().prefix("vman-bench-").permissions(searched).tempdir();
+    let folder = folder.context("a folder")?;
     let mut daemon = Daemon::start(&program, folder.path())?;
     let client = daemon.client()?;
     let (storage, scratch) = (daemon.storage(), folder.path());

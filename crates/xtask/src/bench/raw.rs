@@ -21,6 +21,8 @@ const NODE: &str = "bench-node";
 const DEVICE: &str = "bench-disk";
 /// What vman calls its SCSI controller's bus.
 const SCSI_BUS: &str = "scsi0.0";
+/// The option that is left out, with its value.
+const PID_FILE: &str = "-pidfile";
 /// As long as the serial of a disk of vman's.
 const SERIAL: &str = "bench000000000000001";
 
@@ -32,14 +34,20 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
-    /// Reads how the process was started; the copy runs in `folder`, which must exist.
+    /// Reads how the process was started; the copy runs in `folder`, which must exist, and without
+    /// a pid file: only a manager needs one, and where it is not seen to as vman does, QEMU ends
+    /// later for it.
     pub(super) fn of_process(pid: u64, machine_folder: &Path, folder: &Path) -> Result<Self> {
         let file = format!("/proc/{pid}/cmdline");
         let bytes = std::fs::read(&file).with_context(|| format!("reading {file}"))?;
         let line = String::from_utf8(bytes).context("a command line that is not UTF-8")?;
         let (from, to) = (machine_folder.to_string_lossy(), folder.to_string_lossy());
         let words = line.split_terminator('\0').map(|word| word.replace(&*from, &to));
-        Ok(Self::new(words.collect(), folder))
+        let mut words: Vec<String> = words.collect();
+        if let Some(at) = words.iter().position(|word| word == PID_FILE) {
+            drop(words.drain(at..=(at + 1).min(words.len() - 1)));
+        }
+        Ok(Self::new(words, folder))
     }
 
     /// The program, and its arguments with paths relative to `folder`: it must name the control
