@@ -34,6 +34,8 @@ enum Chore {
     Policies,
     /// Builds the guests that the demo and the tests run into <target>/guests.
     Guests,
+    /// Runs, in a guest, the tests that need a kernel that can do more than the host's may.
+    GuestTests(Consent),
     /// Builds the backends as files into <target>/plugins.
     Plugins,
     /// Builds the vman program in release profile, and the policies.
@@ -88,6 +90,10 @@ fn carry_out(chore: Chore) -> anyhow::Result<()> {
         Chore::Setup(consent) => packages::ensure(consent.yes),
         Chore::Policies => policies::build(&tree).map(drop),
         Chore::Guests => guests::build(&tree).map(drop),
+        Chore::GuestTests(consent) => {
+            packages::ensure(consent.yes)?;
+            guests::test(&tree, &guests::build(&tree)?)
+        }
         Chore::Plugins => plugins::build(&tree).map(drop),
         Chore::Build => {
             policies::build(&tree)?;

@@ -33,11 +33,12 @@ pub(crate) fn run(tree: &Tree, yes: bool, arguments: &[String]) -> Result<()> {
     runner.args(arguments);
     runner.env("VMAN_BIN", tree.program(Profile::Dev));
     runner.env("VMAN_PLUGIN_DIR", plugins).env("VMAN_POLICY_DIR", policies);
-    runner.env("VMAN_GUEST_DIR", guests).env("VMAN_TEST_TALLY", tally.path());
+    runner.env("VMAN_GUEST_DIR", &guests).env("VMAN_TEST_TALLY", tally.path());
     let tests = run::shown(&mut runner);
     let logic = self::policies::test(tree);
+    let inside = self::guests::test(tree, &guests);
     report(tally.path())?;
-    tests.and(logic)
+    tests.and(logic).and(inside)
 }
 
 /// nextest runs each test in a process of its own, which tells better what went wrong.

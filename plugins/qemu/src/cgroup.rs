@@ -34,8 +34,8 @@ const CPU_PERIOD_US: u64 = 100_000;
 const THREADS_BESIDE: u64 = 256;
 /// Attempts to make a cgroup while another machine's end removes the emptied ones above it.
 const MAKE_ATTEMPTS: usize = 4;
-/// A process that has ended may count for a moment more, and so keep its cgroup from going. Each
-/// pause is twice the one before: 0.2 s in all.
+/// A process that has ended may count for a moment more, and so keep its cgroup from going; one
+/// that was killed takes a moment to end. Each pause is twice the one before: 0.2 s in all.
 const REMOVE_ATTEMPTS: u32 = 11;
 const REMOVE_PAUSE: Duration = Duration::from_micros(100);
 
@@ -188,6 +188,11 @@ impl Cgroup {
         path.ends_with(ours).then_some(Self(path))
     }
 
+    #[cfg(test)]
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Processes of it that the kernel ended for want of memory; 0 where that is not counted.
     pub(crate) fn oom_kills(&self) -> u64 {
         let events = fs::read_to_string(self.0.join("memory.events")).unwrap_or_default();
@@ -202,14 +207,12 @@ impl Cgroup {
     }
 
     /// Removes it, with the emptied ones above; gone already is a success. Blocks for a moment
-    /// while a process that ended still counts; one that holds a living process stays.
+    /// while a process that has ended, or was told to, still counts; one that holds a process that
+    /// goes on living stays.
     pub(crate) fn remove(&self) {
         for attempt in 0..REMOVE_ATTEMPTS {
             match fs::remove_dir(&self.0) {
                 Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
-                    if self.is_populated() {
-                        return;
-                    }
                     std::thread::sleep(REMOVE_PAUSE * 2_u32.pow(attempt));
                 }
                 Ok(()) | Err(_) => break,
@@ -218,11 +221,6 @@ impl Cgroup {
         if let Some(tree) = self.0.parent() {
             remove_empty(tree);
         }
-    }
-
-    fn is_populated(&self) -> bool {
-        let processes = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
-        !processes.is_empty()
     }
 }
 

@@ -24,6 +24,8 @@ mod holder;
 mod image;
 mod kvm_probe;
 mod launch;
+#[cfg(test)]
+mod limits_tests;
 mod log;
 mod machine;
 mod owner;

@@ -24,6 +24,16 @@ const PROGRAMS: [(&str, &str); 3] = [
     ("bin/disk-event", include_str!("../../../../tests/guests/linux/disk-event")),
 ];
 const BUSYBOX: &str = "/bin/busybox";
+/// The folders of every guest.
+pub(super) const FOLDERS: [&str; 9] =
+    ["bin", "dev", "etc", "lib", "lib/modules", "proc", "root", "sys", "tmp"];
+
+/// A kernel of the distribution's, unpacked.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    root: PathBuf,
+    version: String,
+}
 
 /// Makes `vmlinuz` and `initrd.gz` in `folder`, unless they are there and still right.
 pub(super) fn build(tree: &Tree, folder: &Path) -> Result<()> {
@@ -34,13 +44,19 @@ pub(super) fn build(tree: &Tree, folder: &Path) -> Result<()> {
     if made && files.iter().all(|file| file.is_file()) {
         return Ok(());
     }
-    let kernel = unpack(&tree.target.join("guests-kernel"))?;
-    let version = version(&kernel)?;
-    println!("guests: Linux {version} with busybox");
-    let image = kernel.join("boot").join(format!("vmlinuz-{version}"));
+    let kernel = kernel(tree)?;
+    println!("guests: Linux {} with busybox", kernel.version);
+    let image = kernel.root.join("boot").join(format!("vmlinuz-{}", kernel.version));
     fs::copy(&image, &files[0]).with_context(|| format!("copying {}", image.display()))?;
-    pack(&kernel, &version, &files[1])?;
+    pack(&kernel, &files[1])?;
     fs::write(&stamp, inputs).with_context(|| format!("writing {}", stamp.display()))
+}
+
+/// The kernel of all guests.
+pub(super) fn kernel(tree: &Tree) -> Result<Kernel> {
+    let root = unpack(&tree.target.join("guests-kernel"))?;
+    let version = version(&root)?;
+    Ok(Kernel { root, version })
 }
 
 /// Downloads the kernel's packages into `folder` and unpacks them there, once.
@@ -114,25 +130,30 @@ fn version(kernel: &Path) -> Result<String> {
     Ok(entry?.file_name().to_string_lossy().into_owned())
 }
 
-fn pack(kernel: &Path, version: &str, out: &Path) -> Result<()> {
-    let busybox = fs::read(BUSYBOX).with_context(|| format!("reading {BUSYBOX}"))?;
-    let modules = modules::collect(kernel, version, MODULES)?;
+fn pack(kernel: &Kernel, out: &Path) -> Result<()> {
     let part = out.with_extension("part");
     let mut archive = Archive::create(&part)?;
-    for folder in ["bin", "dev", "etc", "lib", "lib/modules", "proc", "root", "sys", "tmp"] {
-        archive.folder(folder)?;
-    }
+    base(&mut archive, kernel, MODULES)?;
     for (name, content) in PROGRAMS {
         archive.program(name, content.as_bytes())?;
     }
+    archive.finish()?;
+    fs::rename(&part, out).with_context(|| format!("writing {}", out.display()))
+}
+
+/// What every guest has: [`FOLDERS`], busybox, and the modules with what they need, whose order is
+/// in the file `modules`.
+pub(super) fn base(archive: &mut Archive, kernel: &Kernel, modules: &[&str]) -> Result<()> {
+    let busybox = fs::read(BUSYBOX).with_context(|| format!("reading {BUSYBOX}"))?;
+    for folder in FOLDERS {
+        archive.folder(folder)?;
+    }
     archive.program("bin/busybox", &busybox)?;
     let mut order = String::new();
-    for module in &modules {
+    for module in &modules::collect(&kernel.root, &kernel.version, modules)? {
         archive.program(&format!("lib/modules/{}", module.file), &module.content)?;
         order.push_str(&module.file);
         order.push('\n');
     }
-    archive.program("modules", order.as_bytes())?;
-    archive.finish()?;
-    fs::rename(&part, out).with_context(|| format!("writing {}", out.display()))
+    archive.program("modules", order.as_bytes())
 }

@@ -1,9 +1,10 @@
 //! The guests that the demo and the tests run: a tiny one assembled from this repository and a real
-//! Linux made of the distribution's packages.
+//! Linux made of the distribution's packages. The latter also for tests that need its kernel.
 
 mod archive;
 mod linux;
 mod modules;
+mod suite;
 #[cfg(test)]
 mod tests;
 mod tiny;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+pub(crate) use self::suite::test;
 use crate::tree::Tree;
 
 /// Builds both guests and gives the folder that holds them.
