@@ -164,6 +164,20 @@ fn a_file_without_a_record_is_an_orphan_only_after_the_grace_age() {
 }
 
 #[test]
+fn the_directory_of_a_machine_is_no_orphan_while_the_machine_may_live() {
+    let stray = VmId(Uuid::from_u128(9));
+    let none = recorded(vec![], vec![]);
+    let directory = format!("machines/{stray}");
+    let gone = with_file(&directory, FileKind::MachineDirectory, Timestamp(0));
+    assert_eq!(kinds(&none, &gone), [Kind::FileOrphan]);
+    let machines = with_machine(stray, seen(Guest::Running, Some(Timestamp(0)))).machines;
+    assert_eq!(kinds(&none, &Sightings { machines, ..gone.clone() }), [Kind::ProcessOrphan]);
+    let unseen = Sightings { machines: Surveyed::Unknown("x".to_owned()), ..gone };
+    assert_eq!(kinds(&none, &unseen), []);
+    assert!(look(&none, &unseen, NOW).undecided.contains(&Kind::FileOrphan));
+}
+
+#[test]
 fn a_device_marked_for_an_unknown_vm_is_named() {
     let seen = DeviceSeen { owner: VmId(Uuid::from_u128(8)) };
     let host = Sightings {

@@ -62,7 +62,10 @@ fn undecided(sightings: &Sightings) -> Vec<Kind> {
         | Kind::VmGuestPanicked
         | Kind::DiskUnplugUnanswered
         | Kind::ProcessOrphan => sightings.machines.known().is_none(),
-        Kind::DiskFileMissing | Kind::FileOrphan => sightings.files.known().is_none(),
+        Kind::DiskFileMissing => sightings.files.known().is_none(),
+        Kind::FileOrphan => {
+            sightings.files.known().is_none() || sightings.machines.known().is_none()
+        }
         Kind::DiskAttachmentMismatch => false,
         Kind::DeviceOrphan => sightings.devices.known().is_none(),
     };
@@ -262,12 +265,14 @@ pub fn disks_released(recorded: &Recorded, sightings: &Sightings) -> Vec<DiskRel
 
 fn file_orphan(recorded: &Recorded, sightings: &Sightings, now: Timestamp) -> Vec<Wrong> {
     let images: BTreeSet<String> = recorded.disks.values().map(image_path).collect();
+    // By its directory a machine is known, and spoken with: while it may live, that one is named.
     let owned = |path: &String, kind: FileKind| match kind {
         FileKind::Image => images.contains(path),
-        FileKind::MachineDirectory => path
-            .strip_prefix("machines/")
-            .and_then(|name| name.parse().ok())
-            .is_some_and(|id| recorded.vms.contains_key(&VmId(id))),
+        FileKind::MachineDirectory => {
+            path.strip_prefix("machines/").and_then(|name| name.parse().ok().map(VmId)).is_some_and(
+                |id| recorded.vms.contains_key(&id) || sightings.machine(id) != Sighting::Absent,
+            )
+        }
     };
     let files = sightings.files.known().into_iter().flatten();
     files
