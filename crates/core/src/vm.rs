@@ -102,7 +102,7 @@ pub struct Machine {
 }
 
 /// Names one process for ever: a pid alone is reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Process {
     pub pid: u32,
     /// Clock ticks after boot: field 22 of `/proc/PID/stat`, proc(5).

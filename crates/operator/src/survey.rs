@@ -29,7 +29,8 @@ impl Operator {
         // Once for all machines: the kernel gathers much for it.
         let booted_at = procfs::boot_time_secs().ok().map(|booted| booted.saturating_mul(1000));
         let seen = |sighting| self.seen(sighting, &files, booted_at);
-        let machines = Surveyed::Known(survey.machines.iter().map(seen).collect());
+        // Of two processes of one machine the first is the one that is spoken with.
+        let machines = Surveyed::Known(survey.machines.iter().rev().map(seen).collect());
         let ended = survey.ended.iter().map(|end| self.ended(end)).collect();
         Sightings { backend, machines, files, ended, ..Sightings::default() }
     }

@@ -2,7 +2,7 @@
 //! one that is not our child, and through the backend's events. It only says *that*: whoever hears
 //! it looks for himself.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +30,8 @@ struct Shared {
     wake: Arc<dyn Fn() + Send + Sync>,
     /// The machine that changed; none if that is not known.
     changes: broadcast::Sender<Option<VmId>>,
-    watched: Mutex<HashMap<VmId, Process>>,
+    /// More than one process of a machine is a mistake of somebody's, and each is watched once.
+    watched: Mutex<HashSet<(VmId, Process)>>,
 }
 
 impl std::fmt::Debug for Watch {
@@ -47,14 +48,11 @@ impl Shared {
     }
 
     fn forget(&self, id: VmId, process: Process) {
-        let mut watched = self.watched();
-        if watched.get(&id) == Some(&process) {
-            watched.remove(&id);
-        }
+        self.watched().remove(&(id, process));
     }
 
-    fn watched(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Process>> {
-        // No statement under this lock leaves the map half done.
+    fn watched(&self) -> std::sync::MutexGuard<'_, HashSet<(VmId, Process)>> {
+        // No statement under this lock leaves the set half done.
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -92,7 +90,7 @@ impl Watch {
 
     /// Watches the process of a machine until it ends; one that is already watched is left so.
     pub(crate) fn process(&self, id: VmId, process: Process) {
-        if self.shared.watched().insert(id, process) == Some(process) {
+        if !self.shared.watched().insert((id, process)) {
             return;
         }
         match open(process) {
@@ -225,6 +223,26 @@ mod tests {
         watch.process(VmId(uuid::Uuid::nil()), own);
         assert!(watch.shared.watched().is_empty());
         assert_eq!(wakes.load(Ordering::SeqCst), 1, "the machine has ended");
+    }
+
+    #[tokio::test]
+    async fn two_processes_of_one_machine_are_watched_once_each_however_often_they_are_seen() {
+        let (watch, wakes) = counting();
+        let id = VmId(uuid::Uuid::nil());
+        let start = || std::process::Command::new("sleep").arg("60").spawn().expect("starts");
+        let mut twins = [start(), start()];
+        for _ in 0..3 {
+            twins.iter().for_each(|twin| watch.process(id, identity(twin.id())));
+        }
+        assert_eq!(watch.shared.watched().len(), 2);
+        for (ended, twin) in (1..).zip(&mut twins) {
+            let mut changes = watch.changes(id);
+            twin.kill().expect("killed");
+            changes.next(Duration::from_secs(10)).await;
+            twin.wait().expect("reaped");
+            assert_eq!(wakes.load(Ordering::SeqCst), ended);
+        }
+        assert!(watch.shared.watched().is_empty());
     }
 
     #[tokio::test]
