@@ -2,14 +2,19 @@
 //! way. What is in an image or a machine's directory is the backend's business.
 
 use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
 use std::fs::Permissions;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::io::Errno;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
+use uuid::Uuid;
 use vman_core::disk::Disk;
 use vman_core::ident::{FileName, Timestamp, VmId};
 use vman_core::ports::{Applied, ApplyError};
@@ -25,6 +30,8 @@ const SEARCHED_MODE: u32 = 0o711;
 const PRIVATE_MODE: u32 = 0o700;
 /// Bytes: with less than this left, what failed probably failed for that.
 const FULL_BELOW: u64 = 1024 * 1024;
+/// Levels of folders that are removed with a machine's directory: no program of ours makes one.
+const LEVELS_MAX: usize = 1_000_000;
 /// Entries of one folder that are looked at; more are an error, so that nothing is called absent.
 const ENTRIES_MAX: usize = 200_000;
 
@@ -75,14 +82,17 @@ impl Storage {
         }
     }
 
-    /// Gone already is a success. What a machine's user has put there leads nowhere else: the
-    /// standard library opens no link on the way (CVE-2022-21658).
+    /// Gone already is a success. What a machine's user has put there leads nowhere else.
     pub(crate) async fn remove_machine(&self, id: VmId) -> Result<(), ApplyError> {
         let directory = self.machine(id);
-        match tokio::fs::remove_dir_all(&directory).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ApplyError::failed(
-                format!("cannot remove the directory {}: {error}", directory.display()),
-            )),
+        let failed = |why: String| {
+            let shown = self.machine(id);
+            ApplyError::failed(format!("cannot remove the directory {}: {why}", shown.display()))
+        };
+        let removing = tokio::task::spawn_blocking(move || remove_tree(&directory));
+        let removed = removing.await.map_err(|error| failed(error.to_string()))?;
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error.to_string())),
             Ok(()) | Err(_) => Ok(()),
         }
     }
@@ -230,6 +240,72 @@ async fn full_hint(folder: PathBuf) -> String {
     )
 }
 
+/// Removes a directory with all that is in it, or the link that is there instead of one, and
+/// follows no link. A machine's user may have nested folders deeper than there are descriptors and
+/// stack for, which is how the standard library goes down: here each folder's folders are moved up.
+/// Blocks.
+fn remove_tree(directory: &Path) -> io::Result<()> {
+    let top = match open_folder(CWD, directory) {
+        Ok(top) => top,
+        Err(Errno::NOTDIR | Errno::LOOP) => return std::fs::remove_file(directory),
+        Err(error) => return Err(error.into()),
+    };
+    for _ in 0..LEVELS_MAX {
+        let mut is_empty = true;
+        for name in names(&top)? {
+            is_empty = false;
+            remove_entry(&top, &name?)?;
+        }
+        if is_empty {
+            return std::fs::remove_dir(directory);
+        }
+    }
+    Err(io::Error::other(format!("its folders are nested over {LEVELS_MAX} deep: look at it")))
+}
+
+/// A file goes, and of a folder everything but the folders in it, which are moved to `top`. What is
+/// gone already is a success.
+fn remove_entry(top: &OwnedFd, name: &CStr) -> io::Result<()> {
+    let folder = match open_folder(top, name) {
+        Ok(folder) => folder,
+        Err(Errno::NOTDIR | Errno::LOOP) => return unlink(top, name, AtFlags::empty()),
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    for inner in names(&folder)? {
+        let inner = inner?;
+        match unlinkat(&folder, &*inner, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            // Of a folder: EISDIR by Linux, EPERM by POSIX.
+            Err(Errno::ISDIR | Errno::PERM) => {
+                renameat(&folder, &*inner, top, Uuid::new_v4().to_string())?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    unlink(top, name, AtFlags::REMOVEDIR)
+}
+
+fn unlink(folder: &OwnedFd, name: &CStr, flags: AtFlags) -> io::Result<()> {
+    match unlinkat(folder, name, flags) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn open_folder<P: rustix::path::Arg>(above: impl AsFd, path: P) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(above, path, flags, Mode::empty())
+}
+
+fn names(folder: &OwnedFd) -> io::Result<impl Iterator<Item = io::Result<CString>>> {
+    let own = [c".", c".."];
+    let entries = Dir::read_from(folder)?.filter(move |entry| {
+        entry.as_ref().map_or(true, |entry| !own.contains(&entry.file_name()))
+    });
+    Ok(entries.map(|entry| Ok(entry?.file_name().to_owned())))
+}
+
 /// Already there is a success; one that is closed to others is opened up as far as `mode` says.
 /// Blocks.
 fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
@@ -323,6 +399,23 @@ mod tests {
             assert!(std::fs::symlink_metadata(storage.machine(id)).is_err(), "it is gone");
         }
         assert!(victim.join("file").exists());
+    }
+
+    /// Deeper than a thread's stack and a usual process's descriptors reach.
+    #[tokio::test]
+    async fn a_machine_directory_nested_without_end_is_removed_all_the_same() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let storage = Storage::open(folder.path().to_owned()).expect("storage");
+        let id = VmId(uuid::Uuid::from_u128(1));
+        storage.make_machine(id).await.expect("made");
+        let mut deepest = open_folder(CWD, storage.machine(id)).expect("opened");
+        for _ in 0..10_000 {
+            rustix::fs::mkdirat(&deepest, "f", Mode::RWXU).expect("made");
+            deepest = open_folder(&deepest, "f").expect("opened");
+            rustix::fs::symlinkat("/etc/passwd", &deepest, "link").expect("planted");
+        }
+        storage.remove_machine(id).await.expect("removed");
+        assert!(!storage.machine(id).exists() && Path::new("/etc/passwd").exists());
     }
 
     #[tokio::test]
