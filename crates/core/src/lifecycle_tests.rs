@@ -35,12 +35,12 @@ const TABLE: [(&str, &str); 7] = [
     ),
     (
         "running",
-        "= stopping starting stopping paused running running deleting starting stopping = \
+        "= stopping starting stopping running running running deleting starting stopping = \
          running stopping",
     ),
     (
         "paused",
-        "paused stopping starting stopping paused running paused deleting starting stopping \
+        "paused stopping starting stopping paused paused paused deleting starting stopping \
          starting paused stopping",
     ),
     (
@@ -111,6 +111,8 @@ fn a_machine_that_would_not_be_paused_resumed_or_reset_is_what_it_was() {
     let failed = Outcome::Failed("no answer".to_owned());
     for (before, command) in [
         (VmState::Running, VmCommand::Pause),
+        (VmState::Running, VmCommand::Resume),
+        (VmState::Paused, VmCommand::Pause),
         (VmState::Paused, VmCommand::Resume),
         (VmState::Running, VmCommand::Reset),
         (VmState::Paused, VmCommand::Reset),
@@ -235,7 +237,7 @@ const DISKS: [(&str, bool, &str, &str); 19] = [
     ("attached", true, "stopped", "= available resizing attached attached missing available"),
     ("attached", true, "running", "= detaching resizing attached attached missing held"),
     ("attached", true, "paused", "= detaching resizing attached attached missing held"),
-    ("attached", true, "failed", "= detaching resizing attached attached missing available"),
+    ("attached", true, "failed", "= detaching resizing attached attached missing held"),
     (
         "attached",
         true,

@@ -81,10 +81,10 @@ fn from_attached(
         DiskCommand::Attach(_) => Err(Denied::AttachedElsewhere),
         DiskCommand::Detach => let_go(disk, vm_state),
         // Believing is for what no machine has.
-        DiskCommand::MarkAvailable => match (disk.vm, machine(vm_state)?) {
-            (None, _) | (Some(_), Machine::AtRest) => to(DiskState::Available, vec![]),
-            (Some(_), Machine::Lives) => Err(Denied::Held),
-        },
+        DiskCommand::MarkAvailable => {
+            not_held(disk, vm_state)?;
+            to(DiskState::Available, vec![])
+        }
         DiskCommand::Resize(size_gib) => resize(disk, vm_state, size_gib),
         DiskCommand::Delete | DiskCommand::Released => Err(Denied::Attached),
         DiskCommand::MarkMissing => to(DiskState::Missing, vec![]),
@@ -111,11 +111,10 @@ fn from_missing(
 ) -> Decided<DiskState> {
     match command {
         DiskCommand::Attach(_) | DiskCommand::Resize(_) => Err(Denied::ImageMissing),
-        // A machine may still have the file open that has no name any more.
-        DiskCommand::Detach => match machine(vm_state)? {
-            Machine::AtRest => to(DiskState::Missing, vec![]),
-            Machine::Lives => Err(Denied::Held),
-        },
+        DiskCommand::Detach => {
+            not_held(disk, vm_state)?;
+            to(DiskState::Missing, vec![])
+        }
         DiskCommand::Delete => delete_image(disk, vm_state),
         DiskCommand::Released | DiskCommand::MarkMissing => Ok(None),
         DiskCommand::MarkAvailable => match disk.vm {
@@ -139,6 +138,16 @@ fn machine(vm_state: Option<&VmState>) -> Result<Machine, Denied> {
         Some(VmState::Starting | VmState::Stopping | VmState::Deleting) => {
             Err(Denied::VmInTransition)
         }
+    }
+}
+
+/// A machine may have an image open, also one without a name any more, and also one that a failure
+/// left.
+fn not_held(disk: &Disk, vm_state: Option<&VmState>) -> Result<(), Denied> {
+    match (disk.vm, machine(vm_state)?, vm_state) {
+        (None, _, _) => Ok(()),
+        (Some(_), Machine::Lives, _) | (Some(_), _, Some(VmState::Failed(_))) => Err(Denied::Held),
+        (Some(_), Machine::AtRest, _) => Ok(()),
     }
 }
 

@@ -76,9 +76,7 @@ fn when_done(verb: Verb) -> Option<VmEnd> {
 /// A machine that would not be paused, resumed or reset is what it was.
 fn when_failed(verb: Verb, error: &str) -> Option<VmEnd> {
     match verb {
-        Verb::VmPause => Some(VmEnd::State(VmState::Running)),
-        Verb::VmResume => Some(VmEnd::State(VmState::Paused)),
-        Verb::VmReset => Some(VmEnd::Kept),
+        Verb::VmPause | Verb::VmResume | Verb::VmReset => Some(VmEnd::Kept),
         Verb::VmStart
         | Verb::VmRestart
         | Verb::VmMarkRunning

@@ -60,12 +60,12 @@ fn from_running(command: VmCommand) -> Decided<VmState> {
         VmCommand::Start | VmCommand::MarkRunning => Ok(None),
         // Carried out also where it is recorded to be so: a pause that failed may have halted the
         // guest, and a full disk does.
-        VmCommand::Resume => resume(),
+        VmCommand::Resume => in_place(VmState::Running, Effect::Resume),
         VmCommand::Stop => stop(Effect::PowerOff),
         VmCommand::Restart => restart(Effect::PowerOff),
         VmCommand::Kill => stop(Effect::Kill),
-        VmCommand::Pause => pause(),
-        VmCommand::Reset => to(VmState::Running, vec![Step::new(Effect::Reset, None)]),
+        VmCommand::Pause => in_place(VmState::Running, Effect::Pause),
+        VmCommand::Reset => in_place(VmState::Running, Effect::Reset),
         VmCommand::Delete => delete(Effect::PowerOff),
         VmCommand::Autostart => restart(Effect::End),
         VmCommand::MarkStopped => to(VmState::Stopping, release()),
@@ -81,9 +81,9 @@ fn from_paused(command: VmCommand) -> Decided<VmState> {
         VmCommand::Stop => stop(Effect::End),
         VmCommand::Restart | VmCommand::Autostart => restart(Effect::End),
         VmCommand::Kill => stop(Effect::Kill),
-        VmCommand::Pause => pause(),
-        VmCommand::Resume => resume(),
-        VmCommand::Reset => to(VmState::Paused, vec![Step::new(Effect::Reset, None)]),
+        VmCommand::Pause => in_place(VmState::Paused, Effect::Pause),
+        VmCommand::Resume => in_place(VmState::Paused, Effect::Resume),
+        VmCommand::Reset => in_place(VmState::Paused, Effect::Reset),
         VmCommand::Delete => delete(Effect::End),
         VmCommand::MarkStopped => to(VmState::Stopping, release()),
         VmCommand::MarkRunning => adopt(),
@@ -167,12 +167,9 @@ fn restart(how: Effect) -> Decided<VmState> {
     to(VmState::Starting, steps)
 }
 
-fn pause() -> Decided<VmState> {
-    to(VmState::Paused, vec![Step::new(Effect::Pause, None)])
-}
-
-fn resume() -> Decided<VmState> {
-    to(VmState::Running, vec![Step::new(Effect::Resume, None)])
+/// The VM is what it was until it is done, and if it fails.
+fn in_place(state: VmState, effect: Effect) -> Decided<VmState> {
+    to(state, vec![Step::new(effect, None)])
 }
 
 fn adopt() -> Decided<VmState> {
