@@ -43,6 +43,7 @@ fn crashed() -> Issue {
         vm: VmId(Uuid::from_u128(1)),
         generation: Generation(2),
         machine: None,
+        ended: None,
     };
     Issue::new(IssueId(Uuid::from_u128(5)), &Incoherence { wrong, seen_at: Timestamp(10) })
 }

@@ -53,6 +53,7 @@ fn crashed() -> Issue {
         vm: VmId(Uuid::from_u128(1)),
         generation: Generation(2),
         machine: None,
+        ended: None,
     })
 }
 
