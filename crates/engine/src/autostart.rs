@@ -16,6 +16,7 @@ impl Engine {
     /// host was booted anew, and returns how many; `boot_id` names the boot of the host. To be
     /// called after [`recover`](Self::recover), and before anybody looks for what is missing.
     pub async fn autostart(&self, boot_id: Uuid) -> Result<usize, EngineError> {
+        self.inner.boot_id.get_or_init(|| boot_id);
         match self.recall().host_boot().await? {
             Some(last) if last == boot_id => return Ok(0),
             Some(_) => {}

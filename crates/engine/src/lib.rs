@@ -31,10 +31,11 @@ mod to_the_end;
 mod tests;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
+use uuid::Uuid;
 use vman_core::disk::{Bus, ImageFormat, MountPoint};
 use vman_core::ident::{IdempotencyKey, Name, OperationId};
 use vman_core::network::Network;
@@ -153,6 +154,8 @@ struct Inner {
     ended: watch::Sender<u64>,
     /// True once nobody is to be kept waiting any more.
     closing: watch::Sender<bool>,
+    /// The boot of the host, once it was told: what was started in another one is gone.
+    boot_id: OnceLock<Uuid>,
 }
 
 impl fmt::Debug for Engine {
@@ -169,7 +172,8 @@ impl Engine {
         let choosing = tokio::sync::Mutex::new(());
         let launches = Semaphore::new(LAUNCHES_AT_ONCE);
         let (ended, closing) = (watch::Sender::new(0), watch::Sender::new(false));
-        let inner = Inner { ports, config, drivers, choosing, launches, ended, closing };
+        let boot_id = OnceLock::new();
+        let inner = Inner { ports, config, drivers, choosing, launches, ended, closing, boot_id };
         Self { inner: Arc::new(inner) }
     }
 

@@ -109,21 +109,22 @@ impl Engine {
         for _ in 0..TRIES_MAX {
             let vm = self.recall().vm(id).await?.ok_or(EngineError::NotFound(subject.clone()))?;
             still_as(ask.expected, vm.generation, &subject)?;
-            let transition = match decide_vm(&vm.state, command) {
-                Ok(Some(transition)) => transition,
-                Ok(None) => match self.as_the_host_is(&vm, command).await? {
-                    Some(transition) => transition,
-                    None => match self.on_its_way(&subject, vm.generation).await? {
-                        Some(operation) => {
-                            let accepted = Accepted { record: vm, operation };
-                            return self.already_so(ask.key.as_ref(), subject, accepted).await;
-                        }
-                        None => continue,
-                    },
+            let decided = match decide_vm(&vm.state, command) {
+                Ok(Some(transition)) => Ok(Some(transition)),
+                so_or_denied => match self.as_the_host_is(&vm, command).await? {
+                    Some(transition) => Ok(Some(transition)),
+                    None => so_or_denied,
                 },
-                Err(denied) => return Err(denial(&subject, vm.state.word(), denied)),
             };
+            let decided = decided.map_err(|denied| denial(&subject, vm.state.word(), denied))?;
             self.refuse_foreign(&vm)?;
+            let Some(transition) = decided else {
+                let Some(operation) = self.on_its_way(&subject, vm.generation).await? else {
+                    continue;
+                };
+                let accepted = Accepted { record: vm, operation };
+                return self.already_so(ask.key.as_ref(), subject, accepted).await;
+            };
             match self.accept_vm(vm, command.verb(), &ask, transition).await {
                 Err(EngineError::Record(RecordError::Stale(_))) => {}
                 accepted => return accepted,
@@ -132,31 +133,27 @@ impl Engine {
         Err(EngineError::Contended(subject))
     }
 
-    /// What a command that is already so by the record leads to where the host is known to be
-    /// otherwise: whoever starts a VM whose machine is gone, or stops one whose machine lives, has
-    /// seen the issue.
+    /// What a command that is already so, or denied, by the record leads to where the host is known
+    /// to be otherwise: whoever starts a VM whose machine is gone, or stops one whose machine lives,
+    /// has seen the issue. Where that is not true any more, each effect finds it done already.
     async fn as_the_host_is(
         &self,
         vm: &Vm,
         command: VmCommand,
     ) -> Result<Option<Transition<VmState>>, EngineError> {
         let stops = matches!(command, VmCommand::Stop | VmCommand::Kill);
-        let (kind, host) = if command == VmCommand::Start && vm.state == VmState::Running {
+        let runs = matches!(vm.state, VmState::Running | VmState::Paused);
+        let (kind, host) = if command == VmCommand::Start && runs {
             (Kind::VmProcessMissing, VmState::Stopped)
         } else if stops && vm.state == VmState::Stopped {
             (Kind::VmProcessUnexpected, VmState::Running)
         } else {
             return Ok(None);
         };
-        let is_known = |issue: &Issue| {
-            issue.kind == kind
-                && issue.subject == Subject::Vm(vm.id)
-                && issue.generation == Some(vm.generation)
-        };
-        if !self.recall().unresolved().await?.iter().any(is_known) {
-            return Ok(None);
-        }
-        Ok(decide_vm(&host, command).ok().flatten())
+        let is_known = |issue: &Issue| issue.kind == kind && issue.subject == Subject::Vm(vm.id);
+        let known =
+            runs && self.is_lost(vm) || self.recall().unresolved().await?.iter().any(is_known);
+        Ok(if known { decide_vm(&host, command).ok().flatten() } else { None })
     }
 
     async fn accept_vm(
@@ -198,6 +195,10 @@ impl Engine {
         let (id, turn, at) = (operation.id, operation.turn(), operation.created_at);
         let (expected, state) = (vm.generation, next.clone());
         let mut changes = vec![Change::VmState { vm: vm.id, expected, state, at }];
+        if self.is_lost(&vm) {
+            vm.machine = None;
+            changes.push(Change::VmMachine { vm: vm.id, machine: None });
+        }
         if let Some(size_gib) = root_gib
             && !self.recall().disks_of(vm.id).await?.iter().any(Disk::is_root)
         {
@@ -218,11 +219,20 @@ impl Engine {
         })
     }
 
+    /// Its machine was started before the host was booted: whoever started it, it is gone.
+    fn is_lost(&self, vm: &Vm) -> bool {
+        let process = vm.machine.as_ref().and_then(|machine| machine.process);
+        match (process, self.inner.boot_id.get()) {
+            (Some(process), Some(boot_id)) => process.boot_id != *boot_id,
+            (None, _) | (_, None) => false,
+        }
+    }
+
     /// What another backend runs can be neither seen nor ended by this one.
     pub(crate) fn refuse_foreign(&self, vm: &Vm) -> Result<(), EngineError> {
         let backend = &self.inner.config.backend;
         match &vm.machine {
-            Some(machine) if machine.backend != *backend => {
+            Some(machine) if machine.backend != *backend && !self.is_lost(vm) => {
                 Err(denial(&Subject::Vm(vm.id), vm.state.word(), Denied::OtherBackend))
             }
             Some(_) | None => Ok(()),

@@ -1,9 +1,10 @@
 //! VMs that start by themselves after the host was booted anew.
 
 use uuid::Uuid;
+use vman_core::lifecycle::Denied;
 use vman_core::operation::{Effect, Subject, Verb};
 use vman_core::testing::samples;
-use vman_core::vm::{FailureReason, Machine};
+use vman_core::vm::{FailureReason, Machine, Process};
 
 use super::mortal::Mortal;
 use super::*;
@@ -134,4 +135,73 @@ async fn whether_a_vm_starts_by_itself_can_be_changed_at_any_time() {
     let nobody = samples::vm_id(9);
     let error = engine.set_autostart(nobody, true).await.expect_err("unknown");
     assert_eq!(error, EngineError::NotFound(Subject::Vm(nobody)));
+}
+
+/// Recorded running on another backend, since before the host was booted.
+async fn elsewhere_before_the_boot() -> World {
+    let world = World::new().await;
+    world.put(vec![Change::HostBoot(FIRST)]).await;
+    let process = Process { pid: 7, start_time: 1, boot_id: FIRST };
+    let machine = Some(Machine { backend: "other".to_owned(), process: Some(process) });
+    let vm = Vm { autostart: true, machine, ..samples::vm(1, VmState::Running) };
+    world.put(vec![Change::AddVm(vm)]).await;
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_from_before_the_boot_is_gone_whichever_backend_ran_it() {
+    let world = elsewhere_before_the_boot().await;
+    let engine = world.engine();
+    assert_eq!(engine.autostart(SECOND).await, Ok(1));
+    all_ended(&engine).await;
+    let vm = world.vm(samples::vm_id(1)).await;
+    assert_eq!((vm.state, vm.machine), (VmState::Running, world.host.machine(vm.id)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_that_ran_before_the_boot_is_started_and_stopped_at_once_when_somebody_asks() {
+    for (command, state) in [
+        (VmCommand::Start, VmState::Running),
+        (VmCommand::Restart, VmState::Running),
+        (VmCommand::Stop, VmState::Stopped),
+        (VmCommand::Kill, VmState::Stopped),
+    ] {
+        let world = elsewhere_before_the_boot().await;
+        world
+            .put(vec![Change::VmAutostart {
+                vm: samples::vm_id(1),
+                autostart: false,
+                at: samples::MADE_AT,
+            }])
+            .await;
+        let engine = world.engine();
+        assert_eq!(engine.autostart(SECOND).await, Ok(0));
+        let id = ask(&engine, samples::vm_id(1), command).await;
+        succeeded(&engine, id).await;
+        let vm = world.vm(samples::vm_id(1)).await;
+        assert_eq!((vm.state, vm.machine), (state, world.host.machine(vm.id)), "{command:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_another_backend_runs_is_not_said_to_be_started() {
+    let world = elsewhere_before_the_boot().await;
+    let engine = world.engine();
+    // It is still the same boot.
+    assert_eq!(engine.autostart(FIRST).await, Ok(0));
+    let asked = engine.command_vm(samples::vm_id(1), VmCommand::Start, Reason::User, None).await;
+    let refused = asked.expect_err("this engine cannot see it");
+    assert!(matches!(&refused, EngineError::Denied { denied: Denied::OtherBackend, .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_vm_whose_machine_is_known_to_be_gone_can_be_started() {
+    let world = World::new().await;
+    let vm = world.add_vm(1, VmState::Paused).await;
+    let engine = world.engine();
+    let look = world.look().await;
+    engine.act_on(look).await.expect("the records can be used");
+    let id = ask(&engine, vm, VmCommand::Start).await;
+    succeeded(&engine, id).await;
+    assert_eq!(world.vm(vm).await.state, VmState::Running);
 }
