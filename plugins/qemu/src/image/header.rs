@@ -20,6 +20,9 @@ const HARMLESS: u64 = 1 << 0 | 1 << 3 | 1 << 4;
 const CORRUPT: u64 = 1 << 1;
 const DATA_FILE: u64 = 1 << 2;
 
+/// Bytes of one entry of the table of tables.
+const L1_ENTRY: u64 = 8;
+
 /// Sizes are told to guests in sectors: a raw file's is rounded up, as by QEMU.
 pub(super) const SECTOR: u64 = 512;
 
@@ -53,14 +56,14 @@ pub(crate) fn read(file: &File, format: ImageFormat) -> Result<Sizes, Fault> {
             let mut header = Vec::new();
             let most = u64::try_from(HEADER_V3).unwrap_or(u64::MAX);
             file.take(most).read_to_end(&mut header).map_err(Fault::Unreadable)?;
-            qcow2(&header)?
+            qcow2(&header, metadata.len())?
         }
     };
     Ok(Sizes { virtual_size, actual_size })
 }
 
-/// The virtual size that a header tells.
-fn qcow2(header: &[u8]) -> Result<u64, Fault> {
+/// The virtual size that the header of a file of `length` bytes tells.
+fn qcow2(header: &[u8], length: u64) -> Result<u64, Fault> {
     if !header.starts_with(&MAGIC) {
         return Err(Fault::Foreign("it is not a qcow2 image".to_owned()));
     }
@@ -102,7 +105,22 @@ fn qcow2(header: &[u8]) -> Result<u64, Fault> {
              with `qemu-img convert -O qcow2`"
         ));
     }
+    whole(header, length)?;
     number8(header, 24)
+}
+
+/// QEMU opens an image whose tables lie beyond its end, takes what is not there for zeros, and
+/// gives the guest a disk without what was on it.
+fn whole(header: &[u8], length: u64) -> Result<(), Fault> {
+    let entries = u64::from(number4(header, 36)?);
+    let tables = number8(header, 40)?.checked_add(entries * L1_ENTRY);
+    let refcounts = number8(header, 48)?;
+    if tables.is_some_and(|end| end <= length) && refcounts < length {
+        return Ok(());
+    }
+    unusable(&format!(
+        "it is cut short: its tables lie beyond its end at {length} bytes; restore the image"
+    ))
 }
 
 fn unusable<T>(why: &str) -> Result<T, Fault> {
@@ -128,12 +146,21 @@ mod tests {
     use super::*;
 
     const SIZE: u64 = 5 << 30;
+    /// Of an image of that size without data, as `qemu-img create` makes it.
+    const LENGTH: u64 = 196_688;
 
     /// A header as `qemu-img create` writes it, with `changes` of bytes at places.
     fn header(version: u8, changes: &[(usize, &[u8])]) -> Vec<u8> {
         let mut bytes = vec![0; HEADER_V3];
-        let all: [(usize, &[u8]); 4] =
-            [(0, &MAGIC), (7, &[version]), (23, &[16]), (24, &SIZE.to_be_bytes())];
+        let all: [(usize, &[u8]); 7] = [
+            (0, &MAGIC),
+            (7, &[version]),
+            (23, &[16]),
+            (24, &SIZE.to_be_bytes()),
+            (39, &[10]),
+            (45, &[3]),
+            (53, &[1]),
+        ];
         for (at, change) in all.iter().chain(changes) {
             bytes[*at..at + change.len()].copy_from_slice(change);
         }
@@ -141,7 +168,7 @@ mod tests {
     }
 
     fn refusal(header: &[u8]) -> String {
-        match qcow2(header).unwrap_err() {
+        match qcow2(header, LENGTH).unwrap_err() {
             Fault::Foreign(why) => format!("foreign: {why}"),
             Fault::Unusable(why) => format!("unusable: {why}"),
             Fault::Unreadable(error) => panic!("{error}"),
@@ -150,12 +177,23 @@ mod tests {
 
     #[test]
     fn the_virtual_size_is_read_in_both_versions() {
-        assert_eq!(qcow2(&header(3, &[])).unwrap(), SIZE);
-        assert_eq!(qcow2(&header(2, &[])[..HEADER_V2]).unwrap(), SIZE);
+        assert_eq!(qcow2(&header(3, &[]), LENGTH).unwrap(), SIZE);
+        assert_eq!(qcow2(&header(2, &[])[..HEADER_V2], LENGTH).unwrap(), SIZE);
         // Dirty, compressed by zstd, subclusters.
-        assert_eq!(qcow2(&header(3, &[(79, &[0b11001])])).unwrap(), SIZE);
+        assert_eq!(qcow2(&header(3, &[(79, &[0b11001])]), LENGTH).unwrap(), SIZE);
         // Version 2 has no features there.
-        assert_eq!(qcow2(&header(2, &[(79, &[0b10])])).unwrap(), SIZE);
+        assert_eq!(qcow2(&header(2, &[(79, &[0b10])]), LENGTH).unwrap(), SIZE);
+    }
+
+    #[test]
+    fn an_image_that_ends_before_its_tables_is_cut_short() {
+        let whole = header(3, &[]);
+        assert!(qcow2(&whole, LENGTH).is_ok());
+        for length in [1000, 65_536, 131_072, LENGTH - 1] {
+            assert!(matches!(qcow2(&whole, length), Err(Fault::Unusable(_))), "{length}");
+        }
+        let overflowing = header(3, &[(40, &[0xff; 8])]);
+        assert!(matches!(qcow2(&overflowing, LENGTH), Err(Fault::Unusable(_))));
     }
 
     #[test]
