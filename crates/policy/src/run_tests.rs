@@ -27,6 +27,7 @@ fn case() -> Case {
         vm: VmId(Uuid::from_u128(1)),
         generation: Generation(2),
         machine: None,
+        ended: None,
     };
     let found = Incoherence { wrong, seen_at: Timestamp(10) };
     let context = Context {
