@@ -11,9 +11,9 @@ pub(crate) enum ServeError {
     #[error("the runtime cannot be set up: {0}")]
     Runtime(#[source] io::Error),
     #[error(
-        "cannot use the storage folder {}: {source}; make it writable for this user, or set \
-         `[storage] path`",
-        path.display()
+        "cannot use the storage folder {}: {source}; {}, or set `[storage] path`",
+        path.display(),
+        if is_full(source) { "free some space there" } else { "make it writable for this user" }
     )]
     Folder { path: PathBuf, source: io::Error },
     #[error(
@@ -51,4 +51,8 @@ impl ServeError {
     pub(super) fn folder(path: &Path, source: io::Error) -> Self {
         Self::Folder { path: path.to_owned(), source }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
