@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -72,10 +72,14 @@ impl Suite {
     /// The program of the package's unit tests. The whole workspace is named, as where all tests
     /// are built: so it is the same.
     fn program(&self, tree: &Tree) -> Result<PathBuf> {
-        let mut cargo = tree.cargo("build");
-        cargo.args(["--workspace", "--tests", "--message-format=json-render-diagnostics"]);
-        // What it builds, and what is wrong with it, is for people.
-        let messages = run::captured(cargo.stderr(Stdio::inherit()))?;
+        let build = || {
+            let mut cargo = tree.cargo("build");
+            cargo.args(["--workspace", "--tests"]);
+            cargo
+        };
+        // First for people to see, then for what came out of it.
+        run::shown(&mut build())?;
+        let messages = run::captured(build().arg("--message-format=json"))?;
         let name = self.package.replace('-', "_");
         let program = messages.lines().find_map(|line| test_program(line, &name));
         program.with_context(|| format!("cargo built no unit tests of {}", self.package))
