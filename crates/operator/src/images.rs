@@ -66,7 +66,8 @@ impl Operator {
         }
     }
 
-    /// `false` if no machine has it.
+    /// `false` if the machine is gone. One that lives and says that it does not have the disk is not
+    /// believed: it may still have the image open.
     async fn resize_in_machine(
         &self,
         vm: VmId,
@@ -83,7 +84,16 @@ impl Operator {
         let growth = DiskGrowth { id: vm.0, disk: disk.id.0, virtual_size };
         match client.resize_disk(growth).await {
             Ok(()) => Ok(true),
-            Err(error) if error.code == ErrorCode::NotFound => Ok(false),
+            Err(error) if error.code == ErrorCode::NotFound => {
+                match client.sight(vm.0).await.map_err(told)? {
+                    None => Ok(false),
+                    Some(_) => Err(ApplyError::failed(format!(
+                        "VM {vm} lives and says that it does not have disk {}: detach the disk, or \
+                         stop the VM, and resize it then",
+                        disk.id
+                    ))),
+                }
+            }
             Err(error) => Err(told(error)),
         }
     }

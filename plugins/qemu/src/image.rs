@@ -11,6 +11,7 @@ use vman_plugin::{BackendError, ImageFormat, ImageGrowth, ImageInfo, ImageRef, I
 
 use crate::failure::{is_locked, is_storage_full};
 use crate::files::{For, open_regular};
+use crate::owner::Owner;
 use crate::program::{self, Failure, Output, QEMU_IMG};
 use crate::{aside, conflict, failed, files, holder, invalid, not_found, timeout};
 
@@ -23,6 +24,9 @@ pub(crate) const CREATE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// For `qemu-img resize`, which writes metadata only; usually 10 to 20 ms.
 pub(crate) const RESIZE_DEADLINE: Duration = Duration::from_secs(45);
+
+/// proc(5): opening it opens the file anew, with the rights of who opens it.
+const STDIN: &str = "/proc/self/fd/0";
 
 /// An image is for its machine's user, or for the daemon's.
 const MODE: u32 = 0o600;
@@ -65,7 +69,9 @@ impl QemuImg {
         }
     }
 
-    /// The image must be one that [`inspect`] lets pass: then `qemu-img` opens no other file.
+    /// The image must be one that [`inspect`] lets pass: then `qemu-img` opens no other file, unless
+    /// whoever has written it changes its header in between. So where we are root `qemu-img` runs
+    /// as the image's owner, and gains nothing by that.
     pub(crate) async fn grow(
         &self,
         growth: &ImageGrowth,
@@ -85,8 +91,8 @@ impl QemuImg {
             )));
         }
         let size = virtual_size.to_string();
-        let args = ["resize", "-q", "-f", format.name(), "--", text, &size];
-        let output = self.run(&args, RESIZE_DEADLINE).await?;
+        let args = ["resize", "-q", "-f", format.name(), "--", STDIN, &size];
+        let output = self.run_on(path, &args).await?;
         if output.success {
             let path = path.clone();
             let synced = aside(move || open_regular(&path, For::Reading)?.sync_all()).await?;
@@ -100,11 +106,42 @@ impl QemuImg {
     }
 
     async fn run(&self, args: &[&str], deadline: Duration) -> Result<Output, BackendError> {
-        program::run(&self.0, args, deadline).await.map_err(|failure| match failure {
-            Failure::NotRun(why) => failed(why),
-            Failure::Deadline(why) => timeout(format!("{why}: is the storage reachable?")),
-        })
+        program::run(&self.0, args, deadline).await.map_err(told)
     }
+
+    /// Has `qemu-img` work on the image that is its standard input: the file itself, so that its
+    /// user need not be let through the folders above.
+    async fn run_on(&self, image: &Path, args: &[&str]) -> Result<Output, BackendError> {
+        let path = image.to_owned();
+        let opened = aside(move || {
+            let file = open_regular(&path, For::Writing)?;
+            let user = unprivileged(&file)?;
+            Ok((file.try_clone()?, file, user))
+        });
+        let (first, second, user) = opened.await?.map_err(|error: io::Error| {
+            failed(format!("image {} cannot be opened: {error}", image.display()))
+        })?;
+        let run =
+            |stdin: File, user| program::run_as(&self.0, args, stdin.into(), user, RESIZE_DEADLINE);
+        match run(first, user).await {
+            // Then no machine has ever run as another user either.
+            Err(Failure::NotAsUser) => run(second, None).await.map_err(told),
+            done => done.map_err(told),
+        }
+    }
+}
+
+fn told(failure: Failure) -> BackendError {
+    match failure {
+        Failure::NotRun(_) | Failure::NotAsUser => failed(failure.message()),
+        Failure::Deadline(why) => timeout(format!("{why}: is the storage reachable?")),
+    }
+}
+
+/// Whom to work on the image as: its owner, if we are root and he is not.
+fn unprivileged(image: &File) -> io::Result<Option<Owner>> {
+    let owner = Owner::of_file(image)?;
+    Ok((Owner::daemon().uid == 0 && owner.uid != 0).then_some(owner))
 }
 
 /// What is there already is as good as made if it is what would be made.

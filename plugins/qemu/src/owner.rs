@@ -46,6 +46,11 @@ impl Owner {
         Self { uid: geteuid().as_raw(), gid: getegid().as_raw() }
     }
 
+    pub(crate) fn of_file(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self { uid: metadata.uid(), gid: metadata.gid() })
+    }
+
     /// The owner of a machine's directory, unless that is no directory.
     pub(crate) fn of(directory: &Path) -> Option<Self> {
         let metadata = fs::symlink_metadata(directory).ok().filter(fs::Metadata::is_dir)?;

@@ -9,6 +9,7 @@ use rustix::fs::{Access, access};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
+use crate::owner::Owner;
 use crate::spawn::end_with_us;
 
 /// A program of the Debian packages, with the package's name for the message when it is absent.
@@ -63,20 +64,44 @@ pub(crate) fn find(program: Program, set: Option<&Path>) -> Result<PathBuf, Stri
         })
 }
 
-/// Runs a program to its end; it is killed when `deadline` has passed, when the future is dropped,
-/// and when the daemon ends. To be polled on a thread of the runtime: it must outlive the program.
+/// Runs a program to its end, with nothing to read; it is killed when `deadline` has passed, when
+/// the future is dropped, and when the daemon ends. To be polled on a thread of the runtime: it must
+/// outlive the program.
 pub(crate) async fn run(path: &Path, args: &[&str], deadline: Duration) -> Result<Output, Failure> {
+    run_as(path, args, Stdio::null(), None, deadline).await
+}
+
+/// [`run`] as another user where one is given, without any other group and, that user not being
+/// root, without capabilities. The program gets nothing of our environment, which that user could
+/// read.
+pub(crate) async fn run_as(
+    path: &Path,
+    args: &[&str],
+    stdin: Stdio,
+    user: Option<Owner>,
+    deadline: Duration,
+) -> Result<Output, Failure> {
     let not_run = |error| Failure::NotRun(format!("{}: {error}", path.display()));
     let mut command = Command::new(path);
     command
         .args(args)
+        .env_clear()
         .env("LC_ALL", "C")
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
+    if let Some(Owner { uid, gid }) = user {
+        // Where we are root this also drops all groups.
+        command.uid(uid).gid(gid);
+    }
+    // Applied after the change of user, which would undo it: prctl(2).
     end_with_us(&mut command);
-    let mut child = command.spawn().map_err(not_run)?;
+    let mut child = command.spawn().map_err(|error| {
+        // Only a change of user gives EPERM: a program that cannot be executed gives EACCES.
+        let no_user = user.is_some() && error.raw_os_error() == Some(nix::libc::EPERM);
+        if no_user { Failure::NotAsUser } else { not_run(error) }
+    })?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let all = async { tokio::join!(child.wait(), read(stdout), read(stderr)) };
     let (status, stdout, stderr) = tokio::time::timeout(deadline, all)
@@ -89,6 +114,8 @@ pub(crate) async fn run(path: &Path, args: &[&str], deadline: Duration) -> Resul
 #[derive(Debug)]
 pub(crate) enum Failure {
     NotRun(String),
+    /// No process can become another user here.
+    NotAsUser,
     Deadline(String),
 }
 
@@ -96,6 +123,7 @@ impl Failure {
     pub(crate) fn message(self) -> String {
         match self {
             Self::NotRun(message) | Self::Deadline(message) => message,
+            Self::NotAsUser => "a process cannot become another user here".to_owned(),
         }
     }
 }

@@ -229,6 +229,19 @@ async fn an_image_grows_with_and_without_a_machine_and_the_record_follows() {
 }
 
 #[tokio::test]
+async fn the_image_of_a_machine_that_lives_is_not_grown_behind_its_back() {
+    let hands = Hands::new(plain()).await;
+    let disk = held(1, DiskState::Attached);
+    hands.make_image(&disk).await;
+    let target = hands.launched_with(&[]).await;
+    let refusal = hands.refusal(Effect::ResizeImage, &disk_target(&grown(&disk, 2))).await;
+    assert!(refusal.contains("says that it does not have disk"), "{refusal}");
+    hands.times(1, Effect::PrepareDisks, &with_disks(&[&disk])).await;
+    hands.times(1, Effect::Kill, &target).await;
+    hands.times(1, Effect::ResizeImage, &disk_target(&grown(&disk, 2))).await;
+}
+
+#[tokio::test]
 async fn a_growth_that_fails_says_why() {
     let hands = Hands::new(json!({"fail_resize": "no room"})).await;
     let disk = samples::disk(1, DiskState::Available);

@@ -1,7 +1,11 @@
 //! Images through real `qemu-img`: made once, read, never overwritten, removed.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
 use crate::host::{Host, Tcg};
-use vman_plugin::{Backend, ErrorCode, ImageFormat, ImageRef, ImageSpec};
+use serde_json::json;
+use vman_plugin::{Backend, ErrorCode, ImageFormat, ImageGrowth, ImageRef, ImageSpec};
 
 const MIB: u64 = 1 << 20;
 
@@ -82,4 +86,42 @@ async fn what_cannot_be_an_image_is_refused() {
     let spec = ImageSpec { path: host.path("a"), format: ImageFormat::Raw, virtual_size: MIB };
     let error = broken.create_image(spec).await.unwrap_err();
     assert!(error.message.contains("/no/such/qemu-img"), "{error}");
+}
+
+/// Where the tests have no root they show that an image still grows.
+#[tokio::test]
+async fn an_image_that_is_not_roots_grows_and_no_root_reads_it() {
+    let host = Host::new();
+    let backend = host.backend::<Tcg>();
+    let is_root = rustix::process::geteuid().is_root();
+    // As where the storage is closed to other users: the image is reached all the same.
+    fs::create_dir(host.path("closed")).unwrap();
+    fs::set_permissions(host.path("closed"), Permissions::from_mode(0o700)).unwrap();
+    for format in [ImageFormat::Qcow2, ImageFormat::Raw] {
+        let path = host.path("closed").join(format.name());
+        let spec = ImageSpec { path: path.clone(), format, virtual_size: MIB };
+        backend.create_image(spec).await.unwrap();
+        let owner = if is_root { 2_100_000_007 } else { fs::metadata(&path).unwrap().uid() };
+        if is_root {
+            chown(&path, Some(owner), Some(owner)).unwrap();
+        }
+        let growth = ImageGrowth { path: path.clone(), format, virtual_size: 2 * MIB };
+        backend.resize_image(growth.clone()).await.unwrap();
+        let info = backend.inspect_image(ImageRef { path: path.clone(), format }).await.unwrap();
+        assert_eq!((info.virtual_size, fs::metadata(&path).unwrap().uid()), (2 * MIB, owner));
+
+        let script = host.path("tells-whose-it-is");
+        let tells = "#!/bin/sh\ngrep -E '^(Uid|Gid|Groups|CapEff):' /proc/self/status >&2; exit 1";
+        fs::write(&script, tells).unwrap();
+        fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+        let telling = host.backend_with::<Tcg>(json!({"qemu_img": script}));
+        let growth = ImageGrowth { virtual_size: 3 * MIB, ..growth };
+        let told = telling.resize_image(growth).await.unwrap_err().message;
+        assert!(told.contains(&format!("Uid:\t{owner}\t{owner}\t{owner}\t{owner}")), "{told}");
+        if is_root {
+            let rest = format!("Gid:\t{owner}\t{owner}\t{owner}\t{owner}\nGroups:\t");
+            assert!(told.contains(&rest), "{told}");
+            assert!(told.contains("CapEff:\t0000000000000000"), "{told}");
+        }
+    }
 }
