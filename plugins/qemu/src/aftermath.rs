@@ -30,23 +30,33 @@ pub(crate) struct Aftermath {
 
 impl Aftermath {
     /// Returns the line for people. Afterwards the end is in the list of ends.
-    pub(crate) async fn settle(self) -> String {
+    pub(crate) async fn settle(&self) -> String {
         let Self { found, held, directory, cgroup, witness, ends } = self;
         let status = held.status(&found.identity);
-        let place = cgroup.clone();
+        let (place, log) = (cgroup.clone(), directory.join(QEMU_LOG));
         let looking = tokio::task::spawn_blocking(move || {
-            let oom_kills = place.as_ref().map_or(0, Cgroup::oom_kills);
-            (oom_kills, log::tail(&directory.join(QEMU_LOG)))
+            (place.as_ref().map_or(0, Cgroup::oom_kills), log::tail(&log))
         });
         let seen = tokio::time::timeout(DEADLINE, looking).await;
         let (oom_kills, words) = seen.ok().and_then(Result::ok).unwrap_or_default();
         let (cause, detail) = judge(&witness.evidence(status, oom_kills, words));
-        let machine = Machine { id: found.id, process: Some(found.identity) };
+        let machine = Machine { id: found.id, process: Some(found.identity.clone()) };
         ends.add(MachineEnd { machine, cause, detail: detail.clone() });
-        if let Some(cgroup) = cgroup {
-            // Nobody need wait for it to hear of the end.
-            tokio::task::spawn_blocking(move || cgroup.remove());
-        }
         detail
+    }
+
+    /// Leaves nothing of the machine but its directory. Nobody need wait for it to hear of the end.
+    pub(crate) async fn clear(self) {
+        let Some(cgroup) = self.cgroup else { return };
+        let asked = self.witness.was_asked();
+        let clearing = tokio::task::spawn_blocking(move || {
+            if asked {
+                // Whoever is left in there was started by the machine.
+                cgroup.kill();
+            }
+            cgroup.remove();
+        });
+        // One that did not end well is swept up at the next start.
+        let _ = clearing.await;
     }
 }

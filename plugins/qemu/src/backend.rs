@@ -37,12 +37,15 @@ const QUIT_DEADLINE: Duration = Duration::from_secs(15);
 /// From SIGKILL to the process's end; longer only while the kernel waits for a device.
 const KILL_DEADLINE: Duration = Duration::from_secs(8);
 
-/// From a process's end to its cause being known; usually a millisecond.
-const END_DEADLINE: Duration = Duration::from_secs(1);
+/// From a process's end to nothing being left of it; usually a millisecond.
+const CLEAR_DEADLINE: Duration = Duration::from_secs(1);
 
 // The host would otherwise end a verb before it can say what it waited for.
 const _: () = {
-    assert!(LAUNCH_DEADLINE.as_secs() + KILL_DEADLINE.as_secs() < deadline::LAUNCH.as_secs());
+    assert!(
+        CLEAR_DEADLINE.as_secs() + LAUNCH_DEADLINE.as_secs() + KILL_DEADLINE.as_secs()
+            < deadline::LAUNCH.as_secs()
+    );
     assert!(REATTACH_DEADLINE.as_secs() < deadline::REATTACH.as_secs());
     assert!(REQUEST_DEADLINE.as_secs() < deadline::POWER_BUTTON.as_secs());
     assert!(REQUEST_DEADLINE.as_secs() + QUIT_DEADLINE.as_secs() < deadline::QUIT.as_secs());
@@ -50,7 +53,7 @@ const _: () = {
     assert!(DISK_DEADLINE.as_secs() < deadline::ATTACH_DISK.as_secs());
     assert!(DISK_DEADLINE.as_secs() < deadline::RESIZE_DISK.as_secs());
     assert!(REQUEST_DEADLINE.as_secs() + UNPLUG_WAIT.as_secs() < deadline::DETACH_DISK.as_secs());
-    assert!(KILL_DEADLINE.as_secs() + END_DEADLINE.as_secs() < deadline::KILL.as_secs());
+    assert!(KILL_DEADLINE.as_secs() < deadline::KILL.as_secs());
     assert!(image::CREATE_DEADLINE.as_secs() < deadline::CREATE_IMAGE.as_secs());
     assert!(image::RESIZE_DEADLINE.as_secs() < deadline::RESIZE_IMAGE.as_secs());
 };
@@ -114,6 +117,7 @@ impl<A: Acceleration> Backend for Qemu<A> {
         if let Some(watched) = self.registry.find(id).await? {
             return already_lives(&watched).await;
         }
+        self.registry.cleared_within(id, CLEAR_DEADLINE).await;
         let order = self.order(spec, directory)?;
         let watched = self.launcher.start(&self.registry, order.clone()).await?;
         match watched.settled(LAUNCH_DEADLINE).await {
@@ -154,11 +158,11 @@ impl<A: Acceleration> Backend for Qemu<A> {
         let asked = watched.request(Request::Quit).await;
         match asked {
             // QEMU may end before its answer is read: only its end tells.
-            Ok(_) if watched.ended_within(QUIT_DEADLINE).await => self.clear(id).await,
+            Ok(_) if watched.ended_within(QUIT_DEADLINE).await => Ok(()),
             Ok(_) => Err(timeout(format!(
                 "machine {id} was asked to quit and has not in {QUIT_DEADLINE:?}: kill it"
             ))),
-            Err(_) if watched.is_ended() => self.clear(id).await,
+            Err(_) if watched.is_ended() => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -207,17 +211,15 @@ impl<A: Acceleration> Backend for Qemu<A> {
     }
 
     async fn kill(&self, id: Uuid) -> Result<(), BackendError> {
-        let watched = self.registry.watched(id);
-        if let Some(watched) = &watched {
-            watched.witness().ask();
-        }
-        for (found, held) in self.registry.held(id).await? {
-            kill(&found, &held).await?;
-        }
-        if let Some(watched) = watched {
-            watched.ended_within(END_DEADLINE).await;
-        }
-        self.clear(id).await
+        let Some(watched) = self.registry.watched(id) else {
+            self.kill_others(id, None).await?;
+            return self.clear(id).await;
+        };
+        watched.witness().ask();
+        let (found, held) = (watched.found(), watched.held());
+        // Looking for others takes as long as its end.
+        let (known, others) = tokio::join!(kill(found, &held), self.kill_others(id, Some(found)));
+        known.and(others)
     }
 
     async fn create_image(&self, spec: ImageSpec) -> Result<(), BackendError> {
@@ -248,6 +250,14 @@ impl<A: Acceleration> Qemu<A> {
         let watched = self.registry.find(id).await?;
         let watched = watched.ok_or_else(|| not_found(format!("machine {id} is not running")))?;
         watched.request(request).await.map(drop)
+    }
+
+    /// Also kills what runs this machine beside the process that is `known`.
+    async fn kill_others(&self, id: Uuid, known: Option<&Found>) -> Result<(), BackendError> {
+        for (found, held) in self.registry.others(id, known).await? {
+            kill(&found, &held).await?;
+        }
+        Ok(())
     }
 
     /// The machine's directory, which must be the one it is found by again.

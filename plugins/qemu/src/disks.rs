@@ -64,8 +64,9 @@ pub(crate) struct Disks {
 }
 
 impl Disks {
-    pub(crate) fn new(machine: Uuid) -> Self {
-        Self { machine, known: BTreeSet::new(), asked: HashMap::new() }
+    /// `known` are those it begins with, as far as that is known.
+    pub(crate) fn new(machine: Uuid, known: BTreeSet<Uuid>) -> Self {
+        Self { machine, known, asked: HashMap::new() }
     }
 
     pub(crate) fn known(&self) -> &BTreeSet<Uuid> {

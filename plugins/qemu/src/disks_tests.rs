@@ -7,7 +7,7 @@ use vman_plugin::ImageFormat;
 use super::*;
 use crate::devices::disk_name;
 use crate::qmp::Notice;
-use crate::qmp::tests::{TIME, lines, monitor, opening};
+use crate::qmp::tests::{TIME, lines, monitor, opened, opening};
 
 const MACHINE: Uuid = Uuid::from_u128(1);
 const DISK: Uuid = Uuid::from_u128(7);
@@ -32,7 +32,7 @@ async fn connect(answers: &[&str]) -> (Connection, Script) {
     let mut script = opening(MACHINE);
     script.extend(answers.iter().map(|answer| lines(&[answer])));
     let seen = monitor(folder.path(), script);
-    let qmp = Connection::open(folder.path(), MACHINE, std::process::id()).await.unwrap();
+    let qmp = opened(folder.path(), MACHINE).await;
     (qmp, Script { _folder: folder, seen })
 }
 
@@ -64,7 +64,7 @@ fn words(fault: Fault) -> BackendError {
 #[tokio::test]
 async fn an_image_whose_device_is_refused_is_closed_again() {
     let (mut qmp, script) = connect(&[EMPTY, DONE, &refusal("no room"), DONE]).await;
-    let mut disks = Disks::new(MACHINE);
+    let mut disks = Disks::new(MACHINE, BTreeSet::new());
     let error = words(disks.attach(&mut qmp, &spec(), || false).await.unwrap_err());
     assert_eq!(error.code, ErrorCode::Failed);
     assert!(error.message.contains("no room"), "{error}");
@@ -75,7 +75,7 @@ async fn an_image_whose_device_is_refused_is_closed_again() {
 #[tokio::test]
 async fn a_disk_that_nobody_waits_for_any_more_gets_no_device() {
     let (mut qmp, script) = connect(&[EMPTY, DONE, DONE]).await;
-    let mut disks = Disks::new(MACHINE);
+    let mut disks = Disks::new(MACHINE, BTreeSet::new());
     disks.attach(&mut qmp, &spec(), || true).await.unwrap_err();
     assert!(disks.known().is_empty());
     assert_eq!(script.seen().await, ["qom-list", "blockdev-add", "blockdev-del"]);
@@ -84,7 +84,7 @@ async fn a_disk_that_nobody_waits_for_any_more_gets_no_device() {
 #[tokio::test]
 async fn an_image_without_its_device_is_closed_on_connecting_and_kept_if_that_fails() {
     let (mut qmp, _script) = connect(&[EMPTY, &nodes(), DONE]).await;
-    let mut disks = Disks::new(MACHINE);
+    let mut disks = Disks::new(MACHINE, BTreeSet::new());
     assert_eq!(disks.recall(&mut qmp).await, Ok(vec![DISK]));
     assert!(disks.known().is_empty());
 
@@ -104,7 +104,7 @@ async fn asking_again_while_the_guest_considers_it_is_asking_and_its_refusal_is_
     let no = format!(r#"{{"event": "DEVICE_UNPLUG_GUEST_ERROR", "data": {device}, {TIME}"#);
     let answers = [&devices(), &nodes(), DONE, &format!("{pending}\r\n{no}")];
     let (mut qmp, _script) = connect(&answers).await;
-    let mut disks = Disks::new(MACHINE);
+    let mut disks = Disks::new(MACHINE, BTreeSet::new());
     assert_eq!(disks.recall(&mut qmp).await, Ok(vec![]));
     let Ok(Unplugging::Asked(first)) = disks.ask_back(&mut qmp, DISK).await else { panic!() };
     let Ok(Unplugging::Asked(second)) = disks.ask_back(&mut qmp, DISK).await else { panic!() };
@@ -119,7 +119,7 @@ async fn asking_again_while_the_guest_considers_it_is_asking_and_its_refusal_is_
 async fn a_device_that_is_gone_unheard_is_done_and_its_image_closed() {
     let gone = r#"{"error": {"class": "DeviceNotFound", "desc": "Device 'x' not found"}}"#;
     let (mut qmp, script) = connect(&[&devices(), &nodes(), gone, DONE]).await;
-    let mut disks = Disks::new(MACHINE);
+    let mut disks = Disks::new(MACHINE, BTreeSet::new());
     disks.recall(&mut qmp).await.unwrap();
     assert!(matches!(disks.ask_back(&mut qmp, DISK).await, Ok(Unplugging::Done)));
     assert!(disks.known().is_empty());

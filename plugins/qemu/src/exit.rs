@@ -124,8 +124,12 @@ impl Witness {
         self.asked.store(true, Ordering::Relaxed);
     }
 
+    pub(crate) fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn evidence(&self, status: Status, oom_kills: u64, words: String) -> Evidence {
-        let (run_state, asked) = (*lock(&self.run_state), self.asked.load(Ordering::Relaxed));
+        let (run_state, asked) = (*lock(&self.run_state), self.was_asked());
         Evidence { status, run_state, asked, oom_kills, words }
     }
 }

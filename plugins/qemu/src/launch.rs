@@ -76,10 +76,13 @@ impl Launcher {
     ) -> Result<Arc<Watched>, Refusal> {
         let id = order.spec.id;
         let cgroup = prepared.cgroup.as_ref().map(AsFd::as_fd);
-        let started = match registry.start(id, || spawn(&prepared.plan, cgroup)) {
+        let started = match registry.start(&order.spec, || spawn(&prepared.plan, cgroup)) {
             Err(SpawnError::Cgroup(error)) => {
                 self.warn(&order.spec, &format!("it runs outside of its cgroup: {error}"));
-                registry.start(id, || spawn(&prepared.plan, None))
+                if let Some(cgroup) = self.confinement.cgroup(id) {
+                    cgroup.remove();
+                }
+                registry.start(&order.spec, || spawn(&prepared.plan, None))
             }
             started => started,
         };

@@ -90,7 +90,7 @@ impl Place {
         let plan = plan.run_as(identity, &[]).unwrap();
         assert_eq!(self.cgroups.prepare().unwrap(), "");
         let cgroup = self.cgroups.make(spec.id, LIMITS).unwrap();
-        let started = self.registry.start(spec.id, || spawn(&plan, Some(cgroup.as_fd())));
+        let started = self.registry.start(spec, || spawn(&plan, Some(cgroup.as_fd())));
         self.machine(spec.id, started.unwrap())
     }
 
@@ -208,7 +208,7 @@ async fn a_machine_has_all_limits_and_is_a_user_without_rights() {
     let prepared = confinement.prepare(&order, Whom::Own).unwrap();
     assert_eq!(prepared.without_cgroup, None);
     let cgroup = prepared.cgroup.as_ref().map(AsFd::as_fd);
-    let watched = place.registry.start(order.spec.id, || spawn(&prepared.plan, cgroup)).unwrap();
+    let watched = place.registry.start(&order.spec, || spawn(&prepared.plan, cgroup)).unwrap();
     let machine = place.machine(order.spec.id, watched);
 
     // The guest's, QEMU's own, the translated code, and a sixteenth of the guest's.

@@ -125,8 +125,13 @@ pub(crate) struct Watched {
 pub(crate) type Answer = oneshot::Sender<Result<Reply, BackendError>>;
 
 impl Watched {
-    /// Takes up a machine whose process is held.
-    pub(crate) fn start(aftermath: Aftermath, context: BackendContext) -> Arc<Self> {
+    /// Takes up a machine whose process is held; one that was `launched` just now, with these
+    /// disks.
+    pub(crate) fn start(
+        aftermath: Aftermath,
+        launched: Option<BTreeSet<Uuid>>,
+        context: BackendContext,
+    ) -> Arc<Self> {
         let (found, held) = (aftermath.found.clone(), Arc::clone(&aftermath.held));
         let (directory, witness) = (aftermath.directory.clone(), Arc::clone(&aftermath.witness));
         let state = State::Unreachable("not connected yet".to_owned());
@@ -136,6 +141,7 @@ impl Watched {
         let talk = Talk::new(
             found.clone(),
             directory.clone(),
+            launched,
             Arc::clone(&told),
             waiting,
             Arc::clone(&witness),
@@ -154,6 +160,7 @@ impl Watched {
             };
             told.send_modify(|seen| seen.state = State::Ended(reason.clone()));
             context.emit(Event::MachineEnded { id, reason });
+            aftermath.clear().await;
         });
         Arc::new(Self { found, held, seen, requests, witness, task: task.abort_handle() })
     }
@@ -209,11 +216,30 @@ impl Watched {
         self.seen.borrow().state.clone()
     }
 
-    /// Waits until the machine has ended; false if it has not within `deadline`.
+    /// Waits until the process has ended; false if it has not within `deadline`.
     pub(crate) async fn ended_within(&self, deadline: Duration) -> bool {
+        timeout(deadline, self.held.ended()).await.is_ok() && self.is_ended()
+    }
+
+    /// Waits, at most `deadline`, until it is known why the machine has ended.
+    pub(crate) async fn judged_within(&self, deadline: Duration) {
         let mut seen = self.seen.clone();
-        let ended = seen.wait_for(|seen| matches!(seen.state, State::Ended(_)));
-        matches!(timeout(deadline, ended).await, Ok(Ok(_)))
+        let judged = seen.wait_for(|seen| matches!(seen.state, State::Ended(_)));
+        let _ = timeout(deadline, judged).await;
+    }
+
+    /// Waits, at most `deadline`, until nothing is left of the machine that has ended but its
+    /// directory.
+    pub(crate) async fn cleared_within(&self, deadline: Duration) {
+        let mut seen = self.seen.clone();
+        // The task is what tells, so none will when it is done.
+        let cleared = async { while seen.changed().await.is_ok() {} };
+        let _ = timeout(deadline, cleared).await;
+    }
+
+    /// Nothing is left to be done for the machine that has ended.
+    pub(crate) fn is_cleared(&self) -> bool {
+        self.task.is_finished()
     }
 
     /// Has something carried out. [`vman_plugin::ErrorCode::NotFound`] if the machine ends first.
@@ -224,10 +250,9 @@ impl Watched {
             self.requests.send((request, answer)).await.ok()?;
             answered.await.ok()
         };
-        let mut seen = self.seen.clone();
         let result = tokio::select! {
             result = timeout(deadline, carried_out) => result,
-            _ = seen.wait_for(|seen| matches!(seen.state, State::Ended(_))) => Ok(None),
+            _ = self.held.ended() => Ok(None),
         };
         match result {
             Ok(Some(result)) => result,

@@ -1,11 +1,12 @@
 //! Machines as processes: finding ours in `/proc`, naming one for ever, and ending exactly that
 //! one. It knows no control socket. Blocking reads of `/proc` only; callers choose the thread.
 
+use std::fs::{File, read_dir};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use procfs::process::{Process, all_processes};
+use procfs::process::Process;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -18,6 +19,9 @@ use crate::exit::Status;
 use crate::owner::Owner;
 use crate::spawn::{exit_of, wait_on};
 
+/// Bytes that most command lines are shorter than.
+const COMMAND_LINE_USUAL: usize = 4096;
+
 /// A living machine, as `/proc` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
@@ -29,16 +33,36 @@ pub(crate) struct Found {
 /// means that `/proc` could not be read.
 pub(crate) fn scan(machines_dir: &Path) -> Result<Vec<Found>, String> {
     let boot_id = boot_id()?;
-    let processes = all_processes().map_err(|error| format!("/proc cannot be listed: {error}"))?;
-    Ok(processes
+    let unlisted = |error| format!("/proc cannot be listed: {error}");
+    let (mut found, mut words) = (Vec::new(), Vec::new());
+    for entry in read_dir("/proc").map_err(unlisted)? {
+        let name = entry.map_err(unlisted)?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
         // One that cannot be read has ended meanwhile, or is another user's and so not ours.
-        .filter_map(Result::ok)
-        .filter_map(|process| {
-            let (id, start_time) = machine_of(&process, machines_dir)?;
-            let pid = u32::try_from(process.pid()).ok()?;
-            Some(Found { id, identity: ProcessIdentity { pid, start_time, boot_id } })
-        })
-        .collect())
+        if !may_be_machine(pid, &mut words) {
+            continue;
+        }
+        let machine = Process::new(pid).ok().and_then(|one| machine_of(&one, machines_dir));
+        if let Some((id, start_time)) = machine {
+            let pid = pid.cast_unsigned();
+            found.push(Found { id, identity: ProcessIdentity { pid, start_time, boot_id } });
+        }
+    }
+    Ok(found)
+}
+
+/// Tells most processes from machines, by their command lines alone: looking closer takes many
+/// times as long, and a host has hundreds. `words` is room to read into.
+fn may_be_machine(pid: i32, words: &mut Vec<u8>) -> bool {
+    let Ok(file) = File::open(format!("/proc/{pid}/cmdline")) else { return false };
+    words.clear();
+    words.reserve(COMMAND_LINE_USUAL);
+    // Until nothing more comes.
+    while rustix::io::read(&file, rustix::buffer::spare_capacity(words)).is_ok_and(|more| more > 0)
+    {
+        words.reserve(COMMAND_LINE_USUAL);
+    }
+    words.split(|byte| *byte == 0).any(|word| word == PID_FILE_OPTION.as_bytes())
 }
 
 /// The identity of a child that was not waited for, so that its pid cannot have been reused.

@@ -88,9 +88,8 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects to the machine in `directory` and makes sure that it is machine `id`, run by
-    /// process `pid`.
-    pub(crate) async fn open(directory: &Path, id: Uuid, pid: u32) -> Result<Self, String> {
+    /// Connects to the machine in `directory` and makes sure that it is run by process `pid`.
+    pub(crate) async fn open(directory: &Path, pid: u32) -> Result<Self, String> {
         let socket = connect(directory).await?;
         let peer = socket.peer_cred().map_err(|error| format!("{QMP_SOCKET}: {error}"))?.pid();
         if peer != i32::try_from(pid).ok() {
@@ -110,12 +109,13 @@ impl Connection {
         let (service, events) = greeting.stream.into_parts();
         let mut connection =
             Self { service, events, notices: VecDeque::new(), heard: Instant::now() };
-        connection.verify(id).await.map_err(|error| error.to_string())?;
+        let ready = connection.execute(qmp::qmp_capabilities { enable: None }).await;
+        ready.map_err(|error| error.to_string())?;
         Ok(connection)
     }
 
-    async fn verify(&mut self, id: Uuid) -> Result<(), QmpError> {
-        self.execute(qmp::qmp_capabilities { enable: None }).await?;
+    /// Makes sure that it is machine `id`.
+    pub(crate) async fn verify(&mut self, id: Uuid) -> Result<(), QmpError> {
         let told = self.execute(qmp::query_uuid {}).await?.UUID;
         if Uuid::parse_str(&told).ok() == Some(id) {
             Ok(())

@@ -41,6 +41,13 @@ pub(crate) fn opening(id: Uuid) -> Vec<Vec<String>> {
     vec![vec![r#"{"return": {}}"#.to_owned()], vec![uuid]]
 }
 
+/// A connection to machine `id`, for whose [`opening`] this process answers.
+pub(crate) async fn opened(directory: &Path, id: Uuid) -> Connection {
+    let mut connection = Connection::open(directory, std::process::id()).await.unwrap();
+    connection.verify(id).await.unwrap();
+    connection
+}
+
 pub(crate) fn lines(lines: &[&str]) -> Vec<String> {
     lines.iter().map(|&line| line.to_owned()).collect()
 }
@@ -57,7 +64,7 @@ async fn fields_states_and_events_of_another_qemu_do_not_end_the_connection() {
     script.push(lines(&[r#"{"return": {"status": "of-the-future"}}"#]));
     script.push(lines(&[r#"{"error": {"class": "GenericError", "desc": "not now"}}"#]));
     let monitor = monitor(folder.path(), script);
-    let mut connection = Connection::open(folder.path(), id, std::process::id()).await.unwrap();
+    let mut connection = opened(folder.path(), id).await;
     assert_eq!(connection.run_state().await, Ok(RunState::Running));
     assert_eq!(connection.notice().await, Ok(Notice::RunState));
     assert_eq!(connection.run_state().await, Ok(RunState::Other));
@@ -90,7 +97,7 @@ async fn events_that_came_with_an_answer_are_kept_in_order_each_once() {
         r#"{"return": {"status": "running"}}"#.to_owned(),
     ]);
     let _monitor = monitor(folder.path(), script);
-    let mut connection = Connection::open(folder.path(), id, std::process::id()).await.unwrap();
+    let mut connection = opened(folder.path(), id).await;
     connection.run_state().await.unwrap();
     for expected in [Notice::UnplugRefused(other), Notice::Unplugged(one), Notice::GuestShutdown] {
         assert_eq!(connection.next_notice(), Some(expected));
@@ -103,11 +110,12 @@ async fn a_monitor_of_another_machine_or_process_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (id, pid) = (Uuid::from_u128(1), std::process::id());
     let _monitor = monitor(folder.path(), opening(Uuid::from_u128(2)));
-    let error = Connection::open(folder.path(), id, pid).await.err().unwrap();
+    let mut connection = Connection::open(folder.path(), pid).await.unwrap();
+    let error = connection.verify(id).await.unwrap_err().to_string();
     assert!(error.contains("answers for machine"), "{error}");
     let folder = tempfile::tempdir().unwrap();
     let _monitor = monitor(folder.path(), opening(id));
-    let error = Connection::open(folder.path(), id, 1).await.err().unwrap();
+    let error = Connection::open(folder.path(), 1).await.err().unwrap();
     assert!(error.contains("is served by process"), "{error}");
 }
 
@@ -118,7 +126,7 @@ async fn a_monitor_that_does_not_answer_is_given_up_within_the_deadline() {
     script.push(Vec::new());
     script.push(Vec::new());
     let _monitor = monitor(folder.path(), script);
-    let mut connection = Connection::open(folder.path(), id, std::process::id()).await.unwrap();
+    let mut connection = opened(folder.path(), id).await;
     let error = connection.run_state().await.unwrap_err();
     assert!(matches!(&error, QmpError::Broken(why) if why.contains("query-status")), "{error}");
 }
@@ -129,7 +137,7 @@ async fn a_line_without_end_ends_the_connection() {
     let mut script = opening(id);
     script.push(vec!["x".repeat(MAX_LINE + 1)]);
     let _monitor = monitor(folder.path(), script);
-    let mut connection = Connection::open(folder.path(), id, std::process::id()).await.unwrap();
+    let mut connection = opened(folder.path(), id).await;
     assert!(matches!(connection.run_state().await, Err(QmpError::Broken(_))));
 }
 
@@ -143,7 +151,7 @@ async fn a_socket_in_a_directory_deeper_than_an_address_holds_is_reached() {
     let short = folder.path().join("short");
     std::os::unix::fs::symlink(&deep, &short).unwrap();
     let _monitor = monitor(&short, opening(id));
-    Connection::open(&deep, id, std::process::id()).await.unwrap();
+    opened(&deep, id).await;
 }
 
 #[test]

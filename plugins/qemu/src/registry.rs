@@ -1,7 +1,7 @@
 //! The machines an instance watches, and how `/proc` and that list are brought together. What a
 //! machine's task does is told in `machine`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,8 @@ use futures_util::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use uuid::Uuid;
 use vman_plugin::{
-    BackendContext, BackendError, Control, Machine, MachineSighting, ProcessIdentity, Survey,
+    BackendContext, BackendError, Control, Machine, MachineSighting, MachineSpec, ProcessIdentity,
+    Survey,
 };
 
 use crate::aftermath::Aftermath;
@@ -73,7 +74,8 @@ impl Registry {
         if let Some(watched) = list.get(&found.id).filter(|watched| !watched.is_ended()) {
             return Ok(Some(Arc::clone(watched)));
         }
-        Ok(hold(found, &self.machines_dir())?.map(|held| self.watch(list, found.clone(), held)))
+        Ok(hold(found, &self.machines_dir())?
+            .map(|held| self.watch(list, found.clone(), held, None)))
     }
 
     fn watch(
@@ -81,6 +83,7 @@ impl Registry {
         list: &mut HashMap<Uuid, Arc<Watched>>,
         found: Found,
         held: Held,
+        launched: Option<BTreeSet<Uuid>>,
     ) -> Arc<Watched> {
         let (id, machines_dir) = (found.id, self.machines_dir());
         let aftermath = Aftermath {
@@ -91,22 +94,23 @@ impl Registry {
             witness: Arc::default(),
             ends: Arc::clone(&self.ends),
         };
-        let watched = Watched::start(aftermath, self.context.clone());
+        let watched = Watched::start(aftermath, launched, self.context.clone());
         list.insert(id, Arc::clone(&watched));
         watched
     }
 
-    /// Starts a process and watches it, so that no survey in between takes it up as a stranger's:
+    /// Starts a machine's process and watches it, so that no survey in between takes it up as a stranger's:
     /// the list is held meanwhile, which fork and exec bound. `spawn` gives the pid of a child.
     pub(crate) fn start(
         &self,
-        id: Uuid,
+        spec: &MachineSpec,
         spawn: impl FnOnce() -> Result<u32, SpawnError>,
     ) -> Result<Arc<Watched>, SpawnError> {
         let mut list = self.list();
         let pid = spawn()?;
         let (held, identity) = hold_child(pid).map_err(SpawnError::Prepare)?;
-        Ok(self.watch(&mut list, Found { id, identity }, held))
+        let disks = spec.disks.iter().map(|disk| disk.id).collect();
+        Ok(self.watch(&mut list, Found { id: spec.id, identity }, held, Some(disks)))
     }
 
     /// Every living machine, and the last ends. A machine that is watched is told by its held
@@ -134,9 +138,19 @@ impl Registry {
             list.values().filter(|watched| watched.is_ended()).cloned().collect()
         };
         let ended = ended(&self.list());
-        join_all(ended.iter().map(|watched| watched.ended_within(END_DEADLINE))).await;
+        join_all(ended.iter().map(|watched| watched.judged_within(END_DEADLINE))).await;
         let gone = |watched: &Arc<Watched>| ended.iter().any(|other| Arc::ptr_eq(watched, other));
-        self.list().retain(|_, watched| !gone(watched));
+        // The next machine of its id has to wait for what is not done yet.
+        self.list().retain(|_, watched| !(gone(watched) && watched.is_cleared()));
+    }
+
+    /// Waits, at most `deadline`, until nothing is left of the last machine of this id, which must
+    /// have ended.
+    pub(crate) async fn cleared_within(&self, id: Uuid, deadline: Duration) {
+        let last = self.list().get(&id).cloned();
+        if let Some(last) = last {
+            last.cleared_within(deadline).await;
+        }
     }
 
     /// The machine of this id, if it is watched and lives.
@@ -144,19 +158,20 @@ impl Registry {
         self.list().get(&id).filter(|watched| !watched.is_ended()).cloned()
     }
 
-    /// Every process of this machine, held and verified; usually one.
-    pub(crate) async fn held(&self, id: Uuid) -> Result<Vec<(Found, Arc<Held>)>, BackendError> {
-        let watched = self.watched(id);
-        let mut all: Vec<_> =
-            watched.iter().map(|watched| (watched.found().clone(), watched.held())).collect();
+    /// Every process of this machine but the one that is `known`, held and verified; usually none.
+    pub(crate) async fn others(
+        &self,
+        id: Uuid,
+        known: Option<&Found>,
+    ) -> Result<Vec<(Found, Held)>, BackendError> {
+        let mut others = Vec::new();
         for found in self.scan().await? {
-            if found.id != id || all.iter().any(|(known, _)| known == &found) {
-                continue;
+            if found.id == id && known != Some(&found) {
+                let held = hold(&found, &self.machines_dir())?;
+                others.extend(held.map(|held| (found, held)));
             }
-            let held = hold(&found, &self.machines_dir())?;
-            all.extend(held.map(|held| (found, Arc::new(held))));
         }
-        Ok(all)
+        Ok(others)
     }
 
     /// Every living process of a machine below the folder.

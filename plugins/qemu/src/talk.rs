@@ -2,6 +2,7 @@
 //! what is asked for, one thing after the other, and tells what QEMU says. What callers wait for is
 //! in `machine`, what becomes of disks in `disks`.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,10 +31,11 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const FRESH: Duration = Duration::from_millis(50);
 
 /// Pause between attempts to connect: at least this while a machine starts ...
-const STARTING_PAUSE: Duration = Duration::from_millis(2);
+const STARTING_PAUSE: Duration = Duration::from_millis(1);
 /// ... and this once a connection has broken;
 const BROKEN_PAUSE: Duration = Duration::from_millis(50);
-/// an eighth of the time waited so far in between; and never over this.
+/// this part of the time waited so far in between; and never over this.
+const PAUSE_PART: u32 = 32;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Talk {
@@ -44,21 +46,26 @@ pub(crate) struct Talk {
     witness: Arc<Witness>,
     context: BackendContext,
     disks: Disks,
+    /// It was started by us, with the disks that are known, and nobody has spoken with it yet.
+    is_new: bool,
     pause: Duration,
     /// A connection broke, and it is not known yet whether because the machine ended.
     lost: bool,
 }
 
 impl Talk {
+    /// `launched` with these disks just now; `None` for a machine that was found.
     pub(crate) fn new(
         found: Found,
         directory: PathBuf,
+        launched: Option<BTreeSet<Uuid>>,
         told: Arc<watch::Sender<Seen>>,
         requests: mpsc::Receiver<(Request, Answer)>,
         witness: Arc<Witness>,
         context: BackendContext,
     ) -> Self {
-        let disks = Disks::new(found.id);
+        let is_new = launched.is_some();
+        let disks = Disks::new(found.id, launched.unwrap_or_default());
         Self {
             found,
             directory,
@@ -67,6 +74,7 @@ impl Talk {
             witness,
             context,
             disks,
+            is_new,
             pause: STARTING_PAUSE,
             lost: false,
         }
@@ -88,7 +96,7 @@ impl Talk {
                 }
             };
             self.told.send_modify(|seen| seen.state = State::Unreachable(why));
-            sleep((since.elapsed() / 8).clamp(self.pause, LONGEST_PAUSE)).await;
+            sleep((since.elapsed() / PAUSE_PART).clamp(self.pause, LONGEST_PAUSE)).await;
         }
     }
 
@@ -103,17 +111,27 @@ impl Talk {
 
     /// Events are lost while nobody is connected, so a connection begins with asking.
     async fn open(&mut self) -> Result<Connection, String> {
-        let Found { id, identity } = &self.found;
-        let mut connection = Connection::open(&self.directory, *id, identity.pid).await?;
-        let asked = async {
-            let gone = self.disks.recall(&mut connection).await?;
-            Ok((gone, connection.run_state().await?))
-        };
-        let (gone, run_state) = asked.await.map_err(|error: QmpError| error.to_string())?;
-        self.tell(run_state);
-        self.tell_detached(gone);
+        let mut connection = Connection::open(&self.directory, self.found.identity.pid).await?;
+        self.take_stock(&mut connection).await.map_err(|error| error.to_string())?;
         empty_pid_file(&self.directory);
         Ok(connection)
+    }
+
+    async fn take_stock(&mut self, qmp: &mut Connection) -> Result<(), QmpError> {
+        let is_new = std::mem::take(&mut self.is_new);
+        if is_new {
+            // All that its launch need wait for: the rest is known of a machine that we started.
+            let run_state = qmp.run_state().await?;
+            self.tell_disks();
+            self.tell(run_state);
+        }
+        qmp.verify(self.found.id).await?;
+        let gone = self.disks.recall(qmp).await?;
+        if !is_new {
+            self.ask_run_state(qmp).await?;
+        }
+        self.tell_detached(gone);
+        Ok(())
     }
 
     /// Returns why the connection ended.

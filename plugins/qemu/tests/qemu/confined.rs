@@ -142,7 +142,8 @@ async fn a_machine_of_another_user_is_found_again_and_ended_by_a_new_instance() 
     let place = cgroup(&machine);
     new.kill(spec.id).await.unwrap();
     assert_eq!(run_state(&new, spec.id).await, None);
-    assert!(place.is_none_or(|place| !place.exists()));
+    let is_left = || place.as_ref().is_some_and(|place| place.exists());
+    wait_until("the cgroup to be gone", || (!is_left()).then_some(())).await;
     let end = new.survey().await.unwrap().ended;
     assert_eq!((end.len(), end[0].cause), (1, ExitCause::Asked), "{end:?}");
 }
