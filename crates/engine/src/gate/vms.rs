@@ -134,7 +134,7 @@ impl Engine {
     }
 
     /// What a command that is already so, or denied, by the record leads to where the host is known
-    /// to be otherwise: whoever starts a VM whose machine is gone, or stops one whose machine lives,
+    /// to be otherwise: who starts a VM whose machine is gone, or stops one whose machine lives,
     /// has seen the issue. Where that is not true any more, each effect finds it done already.
     async fn as_the_host_is(
         &self,
