@@ -9,15 +9,16 @@
 //! machines live. The rules are those of the kernel's Documentation/admin-guide/cgroup-v2.rst and
 //! of systemd's CGROUP_DELEGATION.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use procfs::ProcError;
 use procfs::process::Process;
-use rustix::fs::{OFlags, open};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, open, openat};
 use rustix::io::Errno;
 use uuid::Uuid;
 
@@ -68,27 +69,45 @@ impl Cgroups {
         Self { base, tree }
     }
 
+    /// What [`prepare`](Self::prepare) would say, as far as looking tells. Changes nothing.
+    pub(crate) fn look(&self) -> Result<String, String> {
+        // For the user that acts, and also of a file system that is read-only: faccessat2(2).
+        accessat(CWD, &self.base, Access::WRITE_OK, AtFlags::EACCESS)
+            .map_err(|error| self.not_made(&error.into()))?;
+        Ok(self.told_missing(&self.not_offered()))
+    }
+
     /// Makes the place ready. The error says why no cgroup can be made; the text is of the limits
     /// that cannot be set, and why; empty if all can.
     pub(crate) fn prepare(&self) -> Result<String, String> {
-        fs::create_dir_all(&self.tree).map_err(|error| {
-            format!("no cgroup can be made below {}: {error}", self.base.display())
-        })?;
-        let missing = self.hand_down();
+        fs::create_dir_all(&self.tree).map_err(|error| self.not_made(&error))?;
+        Ok(self.told_missing(&self.hand_down()))
+    }
+
+    fn not_made(&self, error: &io::Error) -> String {
+        format!("no cgroup can be made below {}: {error}", self.base.display())
+    }
+
+    fn told_missing(&self, missing: &[&str]) -> String {
         if missing.is_empty() {
-            return Ok(String::new());
+            return String::new();
         }
-        Ok(format!("no limits on {}: {}", missing.join(", "), self.why_missing()))
+        format!("no limits on {}: {}", missing.join(", "), self.why_missing())
+    }
+
+    /// The controllers that there are none of to hand down.
+    fn not_offered(&self) -> Vec<&'static str> {
+        let mut missing = CONTROLLERS.to_vec();
+        // Beside processes some could be handed down, and would make cgroups below invalid.
+        if !holds_processes(&self.base) {
+            missing.retain(|controller| !has_controller(&self.base, controller));
+        }
+        missing
     }
 
     /// Hands the controllers down to the machines' cgroups; returns those that cannot be.
     fn hand_down(&self) -> Vec<&'static str> {
-        let mut missing = CONTROLLERS.to_vec();
-        // Beside processes some could be handed down, and would make cgroups below invalid.
-        if holds_processes(&self.base) {
-            return missing;
-        }
-        missing.retain(|controller| !has_controller(&self.base, controller));
+        let mut missing = self.not_offered();
         for folder in [Some(self.base.as_path()), self.tree.parent(), Some(&self.tree)] {
             let control = folder.unwrap_or(&self.base).join("cgroup.subtree_control");
             for controller in CONTROLLERS {
@@ -118,11 +137,17 @@ impl Cgroups {
         )
     }
 
-    /// A new cgroup for a machine that does not live, open to begin in.
+    /// A new cgroup for a machine that does not live, open to begin in. One that an earlier run of
+    /// it has left goes first, with its counts; if that does not go, whatever is in there is about
+    /// to be ended, and this fails. Blocks as [`Cgroup::remove`] does.
     pub(crate) fn make(&self, id: Uuid, limits: Limits) -> io::Result<OwnedFd> {
         let own = self.tree.join(id.to_string());
-        // Left by an earlier run, with its counts.
-        let _ = fs::remove_dir(&own);
+        if let Err(error) = remove_idle(&own)
+            && is_busy(&error)
+        {
+            let why = format!("{} still has processes of its last run", own.display());
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
+        }
         let mut attempt = 0;
         while let Err(error) = fs::create_dir_all(&own) {
             attempt += 1;
@@ -137,16 +162,12 @@ impl Cgroups {
                 fs::write(path, value)?;
             }
         }
-        Ok(open(
-            &own,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )?)
+        Ok(open_folder(&own)?)
     }
 
     /// The cgroup of the machine, whether or not it is there.
     pub(crate) fn of(&self, id: Uuid) -> Cgroup {
-        Cgroup(self.tree.join(id.to_string()))
+        Cgroup::at(self.tree.join(id.to_string()))
     }
 
     /// Removes the cgroups that no process is in.
@@ -174,28 +195,40 @@ impl Limits {
     }
 }
 
-/// One machine's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Cgroup(PathBuf);
+/// One machine's, of one run: what is made anew by its name is another.
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroup {
+    path: PathBuf,
+    /// `None` if it was not there.
+    folder: Option<Arc<OwnedFd>>,
+}
 
 impl Cgroup {
+    fn at(path: PathBuf) -> Self {
+        let folder = open_folder(&path).ok().map(Arc::new);
+        Self { path, folder }
+    }
+
     /// The cgroup that a living process of the machine `id` is in, if it was made for it: also
     /// where an earlier daemon had another cgroup of its own.
     pub(crate) fn of_process(pid: u32, machines_dir: &Path, id: Uuid) -> Option<Self> {
         let process = Process::new(i32::try_from(pid).ok()?).ok()?;
         let path = cgroup_of(&process).ok()?;
         let ours = Path::new(ROOT).join(name(machines_dir)).join(id.to_string());
-        path.ends_with(ours).then_some(Self(path))
+        path.ends_with(ours).then(|| Self::at(path))
     }
 
     #[cfg(test)]
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// Processes of it that the kernel ended for want of memory; 0 where that is not counted.
     pub(crate) fn oom_kills(&self) -> u64 {
-        let events = fs::read_to_string(self.0.join("memory.events")).unwrap_or_default();
+        let mut events = String::new();
+        if let Some(mut file) = self.file("memory.events", OFlags::RDONLY) {
+            let _ = file.read_to_string(&mut events);
+        }
         let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
         count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
     }
@@ -203,25 +236,48 @@ impl Cgroup {
     /// Ends whatever is left in there. For a machine that was told to end, and whose process has.
     pub(crate) fn kill(&self) {
         // Gone, or a kernel before 5.14: then the removal shows what is left.
-        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        if let Some(mut file) = self.file("cgroup.kill", OFlags::WRONLY) {
+            let _ = file.write_all(b"1");
+        }
+    }
+
+    fn file(&self, name: &str, how: OFlags) -> Option<File> {
+        let flags = how | OFlags::CLOEXEC;
+        let opened = openat(self.folder.as_deref()?, name, flags, Mode::empty());
+        opened.ok().map(File::from)
     }
 
     /// Removes it, with the emptied ones above; gone already is a success. Blocks for a moment
     /// while a process that has ended, or was told to, still counts; one that holds a process that
     /// goes on living stays.
     pub(crate) fn remove(&self) {
-        for attempt in 0..REMOVE_ATTEMPTS {
-            match fs::remove_dir(&self.0) {
-                Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
-                    std::thread::sleep(REMOVE_PAUSE * 2_u32.pow(attempt));
-                }
-                Ok(()) | Err(_) => break,
-            }
-        }
-        if let Some(tree) = self.0.parent() {
+        let _ = remove_idle(&self.path);
+        if let Some(tree) = self.path.parent() {
             remove_empty(tree);
         }
     }
+}
+
+/// Waits a moment for what has ended.
+fn remove_idle(cgroup: &Path) -> io::Result<()> {
+    for attempt in 0..REMOVE_ATTEMPTS {
+        match fs::remove_dir(cgroup) {
+            Err(error) if is_busy(&error) => {
+                std::thread::sleep(REMOVE_PAUSE * 2_u32.pow(attempt));
+            }
+            done => return done,
+        }
+    }
+    fs::remove_dir(cgroup)
+}
+
+/// Processes are in there, or cgroups.
+fn is_busy(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::BUSY.raw_os_error())
+}
+
+fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {
+    open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// The folder of machines' cgroups and the one above it, if nothing is in them.
@@ -323,6 +379,44 @@ mod tests {
         assert_eq!(fs::read_to_string(own.join("memory.max")).unwrap(), "1073741824");
         assert!(!own.join("pids.max").exists());
         assert_eq!(cgroups.of(id).oom_kills(), 3);
+    }
+
+    /// In folders that are no cgroups, where the file is as any other.
+    #[test]
+    fn what_ends_the_last_run_does_not_end_the_next_in_a_cgroup_of_the_same_name() {
+        let base = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups::below(base.path().to_owned(), Path::new("/m"));
+        let id = Uuid::from_u128(1);
+        cgroups.make(id, LIMITS).unwrap();
+        let last = cgroups.of(id);
+        fs::rename(&last.path, base.path().join("removed")).unwrap();
+        cgroups.make(id, LIMITS).unwrap();
+        for folder in [&base.path().join("removed"), &last.path] {
+            fs::write(folder.join("cgroup.kill"), "").unwrap();
+        }
+        last.kill();
+        assert_eq!(fs::read_to_string(last.path.join("cgroup.kill")).unwrap(), "");
+        assert_eq!(fs::read_to_string(base.path().join("removed/cgroup.kill")).unwrap(), "1");
+        cgroups.of(id).kill();
+        assert_eq!(fs::read_to_string(last.path.join("cgroup.kill")).unwrap(), "1");
+    }
+
+    #[test]
+    fn looking_tells_what_preparing_would_and_makes_nothing() {
+        let base = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups::below(base.path().to_owned(), Path::new("/m"));
+        let controllers = base.path().join("cgroup.controllers");
+        for (offered, told) in [("cpu memory pids", ""), ("cpu", "no limits on memory, pids: ")] {
+            fs::write(&controllers, offered).unwrap();
+            let looked = cgroups.look().unwrap();
+            assert!(looked.starts_with(told), "{looked}");
+            assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1, "the test's own file");
+            assert_eq!(cgroups.prepare().unwrap(), looked);
+            fs::remove_dir_all(base.path().join(ROOT)).unwrap();
+            fs::remove_file(base.path().join("cgroup.subtree_control")).unwrap();
+        }
+        let gone = Cgroups::below(base.path().join("gone"), Path::new("/m"));
+        assert!(gone.look().unwrap_err().starts_with("no cgroup can be made below "));
     }
 
     #[test]

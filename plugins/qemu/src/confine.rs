@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 
 use rustix::fs::Access;
 use uuid::Uuid;
@@ -38,6 +38,8 @@ pub(crate) struct Confinement {
     uid_base: u32,
     /// Or why there can be none.
     cgroups: Result<Cgroups, String>,
+    /// What machines of earlier daemons have left there is removed once, before the first start.
+    swept: Once,
     machines_dir: PathBuf,
     /// Two machines must not be given the same user.
     choosing: Mutex<()>,
@@ -89,6 +91,7 @@ pub(crate) enum Refusal {
 }
 
 impl Confinement {
+    /// Changes nothing on the host.
     pub(crate) fn new(
         accelerator: Accelerator,
         settings: &Settings,
@@ -98,11 +101,8 @@ impl Confinement {
             Switch::Auto => Cgroups::find(&machines_dir),
             Switch::Off => Err("the setting `cgroup` is \"off\"".to_owned()),
         };
-        if let Ok(cgroups) = &cgroups {
-            cgroups.sweep();
-        }
         let (user, uid_base, choosing) = (settings.user, settings.uid_base, Mutex::default());
-        Self { accelerator, user, uid_base, cgroups, machines_dir, choosing }
+        Self { accelerator, user, uid_base, cgroups, swept: Once::new(), machines_dir, choosing }
     }
 
     /// Whom machines run as here; whether that works is found out by trying.
@@ -194,8 +194,10 @@ impl Confinement {
         }
     }
 
-    fn make_cgroup(&self, spec: &MachineSpec) -> Result<Option<OwnedFd>, String> {
+    /// Blocks.
+    pub(crate) fn make_cgroup(&self, spec: &MachineSpec) -> Result<Option<OwnedFd>, String> {
         let Ok(cgroups) = &self.cgroups else { return Ok(None) };
+        self.swept.call_once(|| cgroups.sweep());
         cgroups.prepare()?;
         let limits = limits(self.accelerator, spec);
         cgroups.make(spec.id, limits).map(Some).map_err(|error| format!("no cgroup: {error}"))
@@ -219,8 +221,9 @@ impl Confinement {
         }
     }
 
-    /// For people: how machines are confined here, and what is not possible. Tries it: `qemu` is
-    /// the program to execute. Blocks.
+    /// For people: how machines are confined here, and what is not possible. Of users it is tried:
+    /// `qemu` is the program to execute; of cgroups it is what looking tells. Changes nothing on
+    /// the host. Blocks.
     pub(crate) fn notes(&self, qemu: &Path) -> Vec<String> {
         let user = match self.whom().and_then(|_| self.try_user(qemu)) {
             Ok(()) => format!(
@@ -230,14 +233,7 @@ impl Confinement {
             ),
             Err(why) => format!("machines run as the daemon's own user: {why}"),
         };
-        let ready = match &self.cgroups {
-            Ok(cgroups) => {
-                let ready = cgroups.prepare();
-                cgroups.sweep();
-                ready
-            }
-            Err(why) => Err(why.clone()),
-        };
+        let ready = self.cgroups.as_ref().map_err(String::clone).and_then(Cgroups::look);
         let cgroup = match ready.as_deref() {
             Ok("") => "each machine has a cgroup, with limits on cpu, memory and pids".to_owned(),
             Ok(missing) => format!("each machine has a cgroup, with {missing}"),

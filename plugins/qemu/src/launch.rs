@@ -61,32 +61,36 @@ impl Launcher {
         if let Some(why) = &prepared.without_cgroup {
             self.warn(&order.spec, &format!("it has no cgroup and no limits: {why}"));
         }
-        self.execute(registry, order, &prepared).inspect_err(|_| {
+        self.execute(registry, order, prepared).await.inspect_err(|_| {
             if let Some(cgroup) = self.confinement.cgroup(order.spec.id) {
                 cgroup.remove();
             }
         })
     }
 
-    fn execute(
+    async fn execute(
         &self,
         registry: &Registry,
         order: &Order,
-        prepared: &Prepared,
+        mut prepared: Prepared,
     ) -> Result<Arc<Watched>, Refusal> {
-        let id = order.spec.id;
-        let cgroup = prepared.cgroup.as_ref().map(AsFd::as_fd);
-        let started = match registry.start(&order.spec, || spawn(&prepared.plan, cgroup)) {
-            Err(SpawnError::Cgroup(error)) => {
-                self.warn(&order.spec, &format!("it runs outside of its cgroup: {error}"));
-                if let Some(cgroup) = self.confinement.cgroup(id) {
-                    cgroup.remove();
-                }
-                registry.start(&order.spec, || spawn(&prepared.plan, None))
+        let mut started = start(registry, order, &prepared);
+        if let Err(SpawnError::Cgroup(_)) = started {
+            // The end of its last run removes a cgroup of this name, and may have met the new one.
+            let (confinement, spec) = (Arc::clone(&self.confinement), order.spec.clone());
+            let anew = aside(move || confinement.make_cgroup(&spec)).await;
+            prepared.cgroup = anew.ok().and_then(Result::ok).flatten();
+            started = start(registry, order, &prepared);
+        }
+        if let Err(SpawnError::Cgroup(error)) = &started {
+            self.warn(&order.spec, &format!("it runs outside of its cgroup: {error}"));
+            if let Some(cgroup) = self.confinement.cgroup(order.spec.id) {
+                cgroup.remove();
             }
-            started => started,
-        };
-        started.map_err(|error| self.confinement.refusal(order, prepared, error))
+            prepared.cgroup = None;
+            started = start(registry, order, &prepared);
+        }
+        started.map_err(|error| self.confinement.refusal(order, &prepared, error))
     }
 
     /// The error for a machine whose process ended, or was ended, before it answered.
@@ -105,4 +109,13 @@ impl Launcher {
     fn warn(&self, spec: &MachineSpec, what: &str) {
         self.context.log(LogLevel::Warn, &format!("machine {}: {what}", spec.id));
     }
+}
+
+fn start(
+    registry: &Registry,
+    order: &Order,
+    prepared: &Prepared,
+) -> Result<Arc<Watched>, SpawnError> {
+    let cgroup = prepared.cgroup.as_ref().map(AsFd::as_fd);
+    registry.start(&order.spec, || spawn(&prepared.plan, cgroup))
 }

@@ -252,8 +252,29 @@ async fn the_cgroup_of_a_machine_that_ended_unseen_is_removed_by_the_next_instan
     drop(old);
     host.kill_all();
     let Some(place) = place else { return };
-    let inside = || fs::read_to_string(place.join("cgroup.procs")).unwrap();
-    wait_until("the end", || inside().is_empty().then_some(())).await;
-    drop(host.backend::<Tcg>());
+    let events = || fs::read_to_string(place.join("cgroup.events")).unwrap();
+    wait_until("the end", || events().contains("populated 0").then_some(())).await;
+    let new = host.backend::<Tcg>();
+    let notes = new.probe().await.unwrap().notes;
+    assert!(place.exists(), "who only asks changes nothing: {notes:?}");
+    host.launch(&new, &host.spec(Uuid::new_v4())).await;
     assert!(!place.exists());
+}
+
+#[tokio::test]
+async fn a_machine_does_not_start_into_a_cgroup_that_its_last_run_still_fills() {
+    let host = Host::new();
+    let (backend, spec) = (host.backend::<Tcg>(), host.spec(Uuid::new_v4()));
+    let Some(place) = cgroup(&host.launch(&backend, &spec).await) else { return };
+    backend.kill(spec.id).await.unwrap();
+    wait_until("the cgroup to be gone", || (!place.exists()).then_some(())).await;
+    // As a process that does not end: it cannot be removed.
+    let inner = place.join("inner");
+    fs::create_dir_all(&inner).unwrap();
+    let machine = host.launch(&backend, &spec).await;
+    assert_eq!(cgroup(&machine), None);
+    fs::remove_dir(inner).unwrap();
+    backend.kill(spec.id).await.unwrap();
+    let machine = host.launch(&backend, &spec).await;
+    assert_eq!(cgroup(&machine), Some(place));
 }
