@@ -162,16 +162,36 @@ fn zombie(identity: &ProcessIdentity) -> Status {
 
 /// The machine a process runs, and its start time. A zombie runs none, and neither does a process
 /// of any user but ours and the one the machine's directory belongs to, whatever its command line
-/// says.
+/// says. One of our user may have been started by another through a set-uid program, with any
+/// command line: a machine has one user alone, and works in its directory, which others cannot
+/// enter.
 pub(crate) fn machine_of(process: &Process, machines_dir: &Path) -> Option<(Uuid, u64)> {
     let id = machine_in(&process.cmdline().ok()?, machines_dir)?;
+    let directory = machines_dir.join(id.to_string());
     let uid = process.uid().ok()?;
-    let owner = || Owner::of(&machines_dir.join(id.to_string()));
-    if uid != Owner::daemon().uid && owner().is_none_or(|owner| owner.uid != uid) {
+    let is_its_own = if uid == Owner::daemon().uid {
+        has_one_user(process) && works_in(process, &directory)
+    } else {
+        Owner::of(&directory).is_some_and(|owner| owner.uid == uid)
+    };
+    if !is_its_own {
         return None;
     }
     let stat = process.stat().ok()?;
     (!matches!(stat.state, 'Z' | 'X')).then_some((id, stat.starttime))
+}
+
+fn has_one_user(process: &Process) -> bool {
+    process.status().is_ok_and(|all| all.ruid == all.euid && all.suid == all.euid)
+}
+
+/// Also where that cannot be told, or the directory was removed meanwhile.
+fn works_in(process: &Process, directory: &Path) -> bool {
+    let Ok(cwd) = process.cwd() else { return true };
+    // The kernel's words for a directory that was removed: proc(5).
+    let mut removed = directory.as_os_str().to_owned();
+    removed.push(" (deleted)");
+    cwd == directory || cwd == removed
 }
 
 fn machine_in(arguments: &[String], machines_dir: &Path) -> Option<Uuid> {

@@ -1,9 +1,11 @@
 //! Tests of `process` on processes of their own that only look like machines.
 
+use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use tempfile::TempDir;
 
 use super::*;
 
@@ -14,9 +16,16 @@ struct Decoy(Child);
 
 impl Decoy {
     fn start(machines_dir: &Path, id: Uuid) -> Self {
+        let directory = machines_dir.join(id.to_string());
+        fs::create_dir_all(&directory).unwrap();
+        Self::start_in(&directory, machines_dir, id)
+    }
+
+    fn start_in(directory: &Path, machines_dir: &Path, id: Uuid) -> Self {
         let child = Command::new("sh")
             .args(["-c", "echo; read line", "sh", UUID_OPTION, &id.to_string(), PID_FILE_OPTION])
             .arg(pid_file(machines_dir, id))
+            .current_dir(directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn();
@@ -42,8 +51,8 @@ impl Drop for Decoy {
     }
 }
 
-fn folder() -> PathBuf {
-    PathBuf::from(format!("/machines-of-test-{}", std::process::id()))
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
 }
 
 #[test]
@@ -66,7 +75,8 @@ fn a_command_line_is_a_machine_only_with_its_id_and_the_pid_file_of_that_id() {
 
 #[test]
 fn a_scan_finds_a_living_machine_with_its_identity_and_no_zombie() {
-    let (dir, id) = (folder().join("scan"), Uuid::from_u128(11));
+    let (folder, id) = (folder(), Uuid::from_u128(11));
+    let dir = folder.path().to_owned();
     let mut decoy = Decoy::start(&dir, id);
     assert_eq!(scan(&dir).unwrap(), [decoy.found(id)]);
     assert_eq!(scan(Path::new("/elsewhere")).unwrap(), []);
@@ -81,7 +91,8 @@ fn a_scan_finds_a_living_machine_with_its_identity_and_no_zombie() {
 
 #[tokio::test]
 async fn a_held_machine_is_killed_and_its_end_is_seen() {
-    let (dir, id) = (folder().join("kill"), Uuid::from_u128(12));
+    let (folder, id) = (folder(), Uuid::from_u128(12));
+    let dir = folder.path().to_owned();
     let mut decoy = Decoy::start(&dir, id);
     let held = Held::machine(&decoy.found(id), &dir).unwrap().unwrap();
     assert!(!held.has_ended());
@@ -94,7 +105,8 @@ async fn a_held_machine_is_killed_and_its_end_is_seen() {
 
 #[tokio::test]
 async fn a_process_with_another_identity_is_not_held() {
-    let (dir, id) = (folder().join("other"), Uuid::from_u128(13));
+    let (folder, id) = (folder(), Uuid::from_u128(13));
+    let dir = folder.path().to_owned();
     let mut decoy = Decoy::start(&dir, id);
     let found = decoy.found(id);
     let mut earlier = found.clone();
@@ -108,4 +120,18 @@ async fn a_process_with_another_identity_is_not_held() {
     }
     assert!(Held::machine(&found, Path::new("/elsewhere")).unwrap().is_none());
     assert!(decoy.lives());
+}
+
+/// As one that a local user starts through a set-uid program: the command line is right.
+#[test]
+fn a_process_that_does_not_work_in_the_machines_directory_is_no_machine() {
+    let (folder, id) = (folder(), Uuid::from_u128(15));
+    let dir = folder.path();
+    let _poser = Decoy::start_in(dir, dir, id);
+    assert_eq!(scan(dir).unwrap(), []);
+    let decoy = Decoy::start(dir, id);
+    assert_eq!(scan(dir).unwrap(), [decoy.found(id)]);
+    // A machine stays one when somebody has removed its directory.
+    fs::remove_dir(dir.join(id.to_string())).unwrap();
+    assert_eq!(scan(dir).unwrap(), [decoy.found(id)]);
 }
