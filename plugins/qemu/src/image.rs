@@ -45,10 +45,12 @@ impl QemuImg {
     pub(crate) async fn create(&self, spec: &ImageSpec) -> Result<(), BackendError> {
         let path = plain(&spec.path)?;
         sectors(path, spec.virtual_size)?;
+        let unfinished = unfinished(&spec.path);
         if exists(&spec.path)? {
+            // Its other name, if whoever made it was ended between the two.
+            remove(&unfinished)?;
             return same(spec).await;
         }
-        let unfinished = unfinished(&spec.path);
         let size = spec.virtual_size.to_string();
         let args = ["create", "-q", "-f", spec.format.name(), "--", plain(&unfinished)?, &size];
         // A leftover of an attempt that was cut short.

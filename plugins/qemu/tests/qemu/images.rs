@@ -60,6 +60,10 @@ async fn what_an_earlier_attempt_left_is_no_hindrance_and_is_removed() {
     let (path, format) = (host.path("disk"), ImageFormat::Qcow2);
     std::fs::write(host.path("disk.unfinished"), "half").unwrap();
     let spec = ImageSpec { path: path.clone(), format, virtual_size: MIB };
+    backend.create_image(spec.clone()).await.unwrap();
+    assert!(!host.path("disk.unfinished").exists());
+    // Ended after the image got its own name, and before it lost the other.
+    std::fs::write(host.path("disk.unfinished"), "whole").unwrap();
     backend.create_image(spec).await.unwrap();
     assert!(!host.path("disk.unfinished").exists());
     let info = backend.inspect_image(ImageRef { path, format }).await.unwrap();
