@@ -102,7 +102,8 @@ impl Operator {
             };
         }
         let begun = Instant::now();
-        match client.detach_disk(DiskRemoval { id: vm.id.0, disk: disk.id.0 }).await {
+        let path = Some(self.storage.image(disk));
+        match client.detach_disk(DiskRemoval { id: vm.id.0, disk: disk.id.0, path }).await {
             Ok(Unplug::Done) => Ok(Applied {
                 note: Some(format!(
                     "the machine does not have it any more, after {}",

@@ -150,6 +150,10 @@ pub struct DiskRemoval {
     pub id: Uuid,
     /// The disk's.
     pub disk: Uuid,
+    /// Its image, for a backend that takes back what it gave the machine access to. Absent from a
+    /// host that does not tell.
+    #[serde(default)]
+    pub path: Option<PathBuf>,
 }
 
 /// What asking a machine for a disk back came to.

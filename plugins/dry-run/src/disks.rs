@@ -113,7 +113,7 @@ pub(crate) fn ask_for(
         Guest::Ignores => Some(Asked::Ignored),
         Guest::Refuses => None,
     };
-    let DiskRemoval { id, disk } = *removal;
+    let DiskRemoval { id, disk, path: _ } = *removal;
     let asked = machines::change(directory, id, |content| {
         let disks = content.disks.iter_mut().flatten();
         let Some(found) = disks.into_iter().find(|one| one.id == disk) else {

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use uuid::Uuid;
 use vman_plugin::{
     Backend, BackendConfig, BackendContext, BackendError, Bus, Capabilities, DiskAttachment,
-    DiskGrowth, DiskRemoval, ImageFormat, ImageGrowth, ImageInfo, ImageRef, ImageSpec, Machine,
-    MachineSighting, MachineSpec, Manifest, Probe, Survey, Unplug, deadline,
+    DiskGrowth, DiskRemoval, ImageFormat, ImageGrowth, ImageInfo, ImageRef, ImageSpec, LogLevel,
+    Machine, MachineSighting, MachineSpec, Manifest, Probe, Survey, Unplug, deadline,
 };
 
 use crate::accelerator::Acceleration;
@@ -65,6 +65,7 @@ pub struct Qemu<A> {
     registry: Registry,
     confinement: Arc<Confinement>,
     launcher: Launcher,
+    context: BackendContext,
     acceleration: PhantomData<fn() -> A>,
 }
 
@@ -99,8 +100,8 @@ impl<A: Acceleration> Backend for Qemu<A> {
         let registry = Registry::new(config.machines_dir, context.clone());
         let machines_dir = registry.machines_dir();
         let confinement = Arc::new(Confinement::new(A::ACCELERATOR, &settings, machines_dir));
-        let launcher = Launcher::new(Arc::clone(&confinement), context);
-        Ok(Self { settings, registry, confinement, launcher, acceleration: PhantomData })
+        let launcher = Launcher::new(Arc::clone(&confinement), context.clone());
+        Ok(Self { settings, registry, confinement, launcher, context, acceleration: PhantomData })
     }
 
     async fn probe(&self) -> Result<Probe, BackendError> {
@@ -188,7 +189,11 @@ impl<A: Acceleration> Backend for Qemu<A> {
         let (lender, image) = (Arc::clone(&self.confinement), disk.clone());
         aside(move || lender.lend(id, &image)).await??;
         let (path, machines_dir) = (disk.path.clone(), self.registry.machines_dir());
-        match self.request(id, Request::Attach(disk)).await {
+        let attached = self.request(id, Request::Attach(disk)).await;
+        if attached.is_err() {
+            self.take_back(id, path.clone()).await;
+        }
+        match attached {
             Err(error) if failure::is_locked(&error.message) => {
                 let in_use = aside(move || holder::in_use(&path, &machines_dir)).await?;
                 Err(conflict(format!("machine {id}: {in_use}")))
@@ -198,10 +203,15 @@ impl<A: Acceleration> Backend for Qemu<A> {
     }
 
     async fn detach_disk(&self, removal: DiskRemoval) -> Result<Unplug, BackendError> {
-        let Some(watched) = self.registry.find(removal.id).await? else { return Ok(Unplug::Done) };
-        match watched.detach(removal.disk).await {
-            Err(_) if watched.is_ended() => Ok(Unplug::Done),
-            answer => answer,
+        let DiskRemoval { id, disk, path } = removal;
+        let Some(watched) = self.registry.find(id).await? else { return Ok(Unplug::Done) };
+        match (watched.detach(disk).await, path) {
+            (Err(_), _) if watched.is_ended() => Ok(Unplug::Done),
+            (Ok(Unplug::Done), Some(path)) => {
+                self.take_back(id, path).await;
+                Ok(Unplug::Done)
+            }
+            (answer, _) => answer,
         }
     }
 
@@ -250,6 +260,20 @@ impl<A: Acceleration> Qemu<A> {
         let watched = self.registry.find(id).await?;
         let watched = watched.ok_or_else(|| not_found(format!("machine {id} is not running")))?;
         watched.request(request).await.map(drop)
+    }
+
+    /// A machine does not have this image any more, and is not to open it again.
+    async fn take_back(&self, id: Uuid, image: PathBuf) {
+        let (lender, path) = (Arc::clone(&self.confinement), image.clone());
+        let taken = aside(move || lender.take_back(id, &path)).await;
+        let why = match taken {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.message,
+        };
+        let path = image.display();
+        let line = format!("machine {id}: image {path} still belongs to its user: {why}");
+        self.context.log(LogLevel::Warn, &line);
     }
 
     /// Also kills what runs this machine beside the process that is `known`.

@@ -187,6 +187,25 @@ impl Confinement {
         }
     }
 
+    /// Takes back what [`lend`](Self::lend) gave, for an image that the machine does not have any
+    /// more: it becomes that of a number of the range that no machine has, so that nobody can open
+    /// it by its path, and yet `qemu-img` need not be root to work on what a guest has written. One
+    /// that is not its machine's stays as it is. The images of a machine that has ended stay its
+    /// user's: who starts with one of them, or gains it, is given it then. Blocks.
+    pub(crate) fn take_back(&self, id: Uuid, image: &Path) -> io::Result<()> {
+        let Some(machine) = Owner::of(&self.machines_dir.join(id.to_string())) else {
+            return Ok(());
+        };
+        let daemon = Owner::daemon();
+        let is_its = || Ok::<_, io::Error>(owner::of_image(image)? == machine);
+        if daemon.uid != 0 || machine.uid == daemon.uid || !is_its()? {
+            return Ok(());
+        }
+        let _turn = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+        let nobodys = owner::choose(&self.machines_dir, Uuid::new_v4(), self.uid_base)?;
+        owner::hand_over(image, Owner::machine(nobodys))
+    }
+
     fn groups(&self) -> Result<Vec<u32>, String> {
         match self.accelerator {
             Accelerator::Tcg => Ok(Vec::new()),

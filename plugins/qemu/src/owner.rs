@@ -107,6 +107,10 @@ fn settle_entry(entry: &fs::DirEntry, owner: Owner) -> io::Result<()> {
     }
 }
 
+pub(crate) fn of_image(image: &Path) -> io::Result<Owner> {
+    Owner::of_file(&open_regular(image, For::Reading)?)
+}
+
 /// Makes an image readable and writable for its machine's user and for nobody else.
 pub(crate) fn hand_over(image: &Path, owner: Owner) -> io::Result<()> {
     give(&open_regular(image, For::Reading)?, owner, 0o600)

@@ -33,7 +33,7 @@ fn attachment(id: Uuid, disk: &DiskSpec) -> DiskAttachment {
 }
 
 fn removal(id: Uuid, disk: &DiskSpec) -> DiskRemoval {
-    DiskRemoval { id, disk: disk.id }
+    DiskRemoval { id, disk: disk.id, path: None }
 }
 
 /// As a sighting tells them.
@@ -252,7 +252,7 @@ async fn a_guest_that_refuses_is_told_of_and_keeps_the_disk(offer: Offer) {
         assert_eq!(error.code, ErrorCode::Refused);
         assert!(error.message.contains(&disk.id.to_string()), "{error}");
     }
-    let foreign = DiskRemoval { id, disk: Uuid::new_v4() };
+    let foreign = DiskRemoval { id, disk: Uuid::new_v4(), path: None };
     assert_eq!(client.detach_disk(foreign).await.unwrap(), Unplug::Done, "nobody is asked");
     assert_eq!(disks(&client, id).await, [disk.id]);
     client.attach_disk(attachment(id, &disk)).await.unwrap();

@@ -75,7 +75,7 @@ async fn a_failing_verb_of_a_running_machine_changes_nothing(offer: Offer) {
     let before = (host.machine(id), client.sight(id).await.unwrap());
     let virtual_size = 2 * DISK_SIZE;
     let image = ImageGrowth { path: new.path.clone(), format: new.format, virtual_size };
-    let removal = DiskRemoval { id, disk: has.id };
+    let removal = DiskRemoval { id, disk: has.id, path: None };
     let failures = [
         ("no 1", client.pause(id).await),
         ("no 2", client.resume(id).await),

@@ -13,7 +13,8 @@ use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread
 use serde_json::json;
 use uuid::Uuid;
 use vman_plugin::{
-    Backend, DiskAttachment, DiskSpec, ExitCause, ImageFormat, ImageSpec, Machine, MachineSpec,
+    Backend, DiskAttachment, DiskRemoval, DiskSpec, ExitCause, ImageFormat, ImageGrowth, ImageSpec,
+    Machine, MachineSpec, Unplug,
 };
 use vman_plugin_qemu::{CONSOLE_LOG, QEMU_LOG, Qemu};
 
@@ -203,15 +204,37 @@ async fn what_a_machine_planted_in_its_directory_leads_nowhere_when_it_starts_ag
 }
 
 #[tokio::test]
-async fn an_image_that_a_living_machine_gains_becomes_its_users() {
+async fn an_image_is_its_machines_users_from_the_attachment_to_the_detachment_alone() {
     let host = Host::new();
     let backend = host.backend::<Tcg>();
-    let spec = host.spec(Uuid::new_v4());
+    let (spec, other) = (host.spec(Uuid::new_v4()), host.spec(Uuid::new_v4()));
     let machine = host.launch(&backend, &spec).await;
+    let other_machine = host.launch(&backend, &other).await;
+    host.console_shows(&spec, "TINY-UP").await;
     let disk = disk(&host, &backend, "gained", ImageFormat::Raw).await;
-    let path = disk.path.clone();
-    backend.attach_disk(DiskAttachment { id: spec.id, disk }).await.unwrap();
-    assert_eq!(fs::metadata(path).unwrap().uid(), uid(&machine));
+    let (path, format) = (disk.path.clone(), disk.format);
+    let owner = || fs::metadata(&path).unwrap().uid();
+    let is_nobodys = || {
+        let has = [uid(&machine), uid(&other_machine)];
+        !is_root() || USERS.contains(&owner()) && !has.contains(&owner())
+    };
+    let attachment = |id| DiskAttachment { id, disk: disk.clone() };
+    backend.attach_disk(attachment(spec.id)).await.unwrap();
+    assert_eq!(owner(), uid(&machine));
+    // The first one has it open, so the second does not get it.
+    let error = backend.attach_disk(attachment(other.id)).await.unwrap_err();
+    assert!(is_nobodys(), "{error}: {}", owner());
+    backend.attach_disk(attachment(spec.id)).await.unwrap();
+    assert_eq!(owner(), uid(&machine));
+    let removal = DiskRemoval { id: spec.id, disk: disk.id, path: Some(path.clone()) };
+    for _ in 0..2 {
+        assert_eq!(backend.detach_disk(removal.clone()).await, Ok(Unplug::Done));
+        assert!(is_nobodys(), "{}", owner());
+    }
+    let growth = ImageGrowth { path: path.clone(), format, virtual_size: 2 << 20 };
+    backend.resize_image(growth).await.unwrap();
+    backend.attach_disk(attachment(other.id)).await.unwrap();
+    assert_eq!(owner(), uid(&other_machine));
 }
 
 #[tokio::test]

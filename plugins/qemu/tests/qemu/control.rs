@@ -221,7 +221,7 @@ async fn a_stopped_process_costs_nobody_else_and_fails_its_verbs_in_time_and_hea
     let path = host.path("tiny/tiny.img");
     let (serial, format, bus) = ("s".to_owned(), ImageFormat::Raw, Bus::VirtioScsi);
     let disk = DiskSpec { id: Uuid::new_v4(), path, format, serial, bus };
-    let removal = DiskRemoval { id, disk: disk.id };
+    let removal = DiskRemoval { id, disk: disk.id, path: None };
     tokio::join!(
         fails_in_time("reset", backend.reset(id)),
         fails_in_time("attach", backend.attach_disk(DiskAttachment { id, disk })),

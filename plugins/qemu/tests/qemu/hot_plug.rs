@@ -42,7 +42,7 @@ fn adding(spec: &MachineSpec, disk: &DiskSpec) -> DiskAttachment {
 }
 
 fn removing(spec: &MachineSpec, disk: &DiskSpec) -> DiskRemoval {
-    DiskRemoval { id: spec.id, disk: disk.id }
+    DiskRemoval { id: spec.id, disk: disk.id, path: Some(disk.path.clone()) }
 }
 
 async fn disks(backend: &Qemu<Tcg>, spec: &MachineSpec) -> Option<Vec<Uuid>> {

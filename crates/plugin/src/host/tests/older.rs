@@ -147,7 +147,10 @@ async fn a_verb_newer_than_its_plugin_is_unsupported_by_name() {
         ("resume", client.resume(ID).await),
         ("reset", client.reset(ID).await),
         ("attach-disk", client.attach_disk(DiskAttachment { id: ID, disk: spec }).await),
-        ("detach-disk", client.detach_disk(DiskRemoval { id: ID, disk }).await.map(drop)),
+        (
+            "detach-disk",
+            client.detach_disk(DiskRemoval { id: ID, disk, path: None }).await.map(drop),
+        ),
         ("resize-disk", client.resize_disk(DiskGrowth { id: ID, disk, virtual_size }).await),
         ("resize-image", client.resize_image(image).await),
     ] {

@@ -115,7 +115,7 @@ impl Backend for Whole {
         match removal.disk.as_u128() {
             1 => Ok(Unplug::Done),
             2 => {
-                let DiskRemoval { id, disk } = removal;
+                let DiskRemoval { id, disk, path: _ } = removal;
                 self.context.emit(Event::DiskDetached { id, disk });
                 Ok(Unplug::Waiting)
             }
@@ -235,7 +235,7 @@ async fn each_verb_arrives_under_its_name_with_what_it_was_told() {
         let attachment = DiskAttachment { id, disk: disk(bus) };
         echoed(client.attach_disk(attachment.clone()).await, "attach_disk", attachment);
     }
-    let removal = DiskRemoval { id, disk: Uuid::from_u128(5) };
+    let removal = DiskRemoval { id, disk: Uuid::from_u128(5), path: None };
     echoed(client.detach_disk(removal.clone()).await, "detach_disk", removal);
     let growth = DiskGrowth { id, disk: Uuid::from_u128(5), virtual_size: u64::MAX };
     echoed(client.resize_disk(growth.clone()).await, "resize_disk", growth);
@@ -262,9 +262,9 @@ async fn what_verbs_and_events_tell_comes_back_whole() {
     assert_eq!(survey.ended, [end()]);
 
     let [done, waits] = [1, 2].map(Uuid::from_u128);
-    let unplug = client.detach_disk(DiskRemoval { id, disk: done }).await;
+    let unplug = client.detach_disk(DiskRemoval { id, disk: done, path: None }).await;
     assert_eq!(unplug.unwrap(), Unplug::Done);
-    let unplug = client.detach_disk(DiskRemoval { id, disk: waits }).await;
+    let unplug = client.detach_disk(DiskRemoval { id, disk: waits, path: None }).await;
     assert_eq!(unplug.unwrap(), Unplug::Waiting);
     assert_eq!(events.recv().await.unwrap(), Event::DiskDetached { id, disk: waits });
 }
