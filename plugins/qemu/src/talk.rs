@@ -128,6 +128,8 @@ impl Talk {
         qmp.verify(self.found.id).await?;
         let gone = self.disks.recall(qmp).await?;
         if !is_new {
+            // Before the state: who sees it connected takes these for what it has now.
+            self.tell_disks();
             self.ask_run_state(qmp).await?;
         }
         self.tell_detached(gone);
