@@ -37,6 +37,9 @@ const GREETING_DEADLINE: Duration = Duration::from_secs(3);
 /// For one command's answer; usually it comes within a millisecond.
 pub(crate) const COMMAND_DEADLINE: Duration = Duration::from_secs(4);
 
+/// Bytes kept of an error's text.
+const MAX_WORDS: usize = 2048;
+
 /// Bytes of one line from QEMU. The longest we ask for tells of every disk: at most 255 SCSI disks
 /// of two nodes each, about 1.5 KiB a node.
 const MAX_LINE: usize = 2 * 1024 * 1024;
@@ -215,12 +218,18 @@ impl Connection {
     }
 }
 
+/// QEMU's words go into records and answers: one that was taken over says as much as it likes.
+fn cut(mut words: String) -> String {
+    words.truncate(words.floor_char_boundary(MAX_WORDS));
+    words
+}
+
 fn refused_or_broken(error: ExecuteError) -> QmpError {
     match error {
         ExecuteError::Qapi(error) if error.class == ErrorClass::DeviceNotFound => {
-            QmpError::NoDevice(error.desc)
+            QmpError::NoDevice(cut(error.desc))
         }
-        ExecuteError::Qapi(error) => QmpError::Refused(error.desc),
+        ExecuteError::Qapi(error) => QmpError::Refused(cut(error.desc)),
         ExecuteError::Io(error) => QmpError::Broken(error.to_string()),
     }
 }

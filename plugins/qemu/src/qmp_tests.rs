@@ -132,6 +132,18 @@ async fn a_monitor_that_does_not_answer_is_given_up_within_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_long_error_is_cut_at_a_character() {
+    let (folder, id) = (tempfile::tempdir().unwrap(), Uuid::from_u128(1));
+    let mut script = opening(id);
+    let words = format!("x{}", "é".repeat(MAX_WORDS));
+    script.push(vec![format!(r#"{{"error": {{"class": "GenericError", "desc": "{words}"}}}}"#)]);
+    let _monitor = monitor(folder.path(), script);
+    let mut connection = opened(folder.path(), id).await;
+    let cut = words[..MAX_WORDS - 1].to_owned();
+    assert_eq!(connection.power_button().await, Err(QmpError::Refused(cut)));
+}
+
+#[tokio::test]
 async fn a_line_without_end_ends_the_connection() {
     let (folder, id) = (tempfile::tempdir().unwrap(), Uuid::from_u128(1));
     let mut script = opening(id);
