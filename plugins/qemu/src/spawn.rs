@@ -241,9 +241,13 @@ fn prepare(plan: &Plan, null: &File) -> io::Result<()> {
     rustix::stdio::dup2_stdin(null)?;
     rustix::stdio::dup2_stdout(&plan.output)?;
     rustix::stdio::dup2_stderr(&plan.output)?;
-    // Rust ignores it, and what is ignored stays so over exec.
-    // SAFETY: the default is no handler of ours.
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    // Without clone3 the child has our handlers, and none of them may run in it; and Rust ignores
+    // SIGPIPE, which would stay so over exec.
+    for each in Signal::iterator().filter(|each| !matches!(each, Signal::SIGKILL | Signal::SIGSTOP))
+    {
+        // SAFETY: the default is no handler of ours.
+        unsafe { signal(each, SigHandler::SigDfl) }?;
+    }
     close_foreign_fds_on_exec()
 }
 
