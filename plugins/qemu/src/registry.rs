@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use uuid::Uuid;
 use vman_plugin::{
     BackendContext, BackendError, Control, Machine, MachineSighting, MachineSpec, ProcessIdentity,
@@ -37,18 +37,14 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn new(machines_dir: PathBuf, context: BackendContext) -> Self {
+        let machines_dir = real(&machines_dir);
         Self { machines_dir, context, watched: Mutex::default(), ends: Arc::default() }
     }
 
-    /// The folder of the machines' directories, without symlinks as far as it exists: so it
-    /// is the same in every command line, however the configuration spells it.
+    /// The folder of the machines' directories, without symlinks as far as it existed when this
+    /// began: so it is the same in every command line, however the configuration spells it.
     pub(crate) fn machines_dir(&self) -> PathBuf {
-        let mut ancestors = self.machines_dir.ancestors();
-        let real = ancestors.find_map(|there| {
-            let below = self.machines_dir.strip_prefix(there).ok()?;
-            Some(std::fs::canonicalize(there).ok()?.join(below).components().collect())
-        });
-        real.unwrap_or_else(|| self.machines_dir.clone())
+        self.machines_dir.clone()
     }
 
     /// The living machine of this id, watched from now on if it was not; `None` if there is none.
@@ -99,8 +95,9 @@ impl Registry {
         watched
     }
 
-    /// Starts a machine's process and watches it, so that no survey in between takes it up as a stranger's:
-    /// the list is held meanwhile, which fork and exec bound. `spawn` gives the pid of a child.
+    /// Starts a machine's process and watches it, so that no survey in between takes it up as a
+    /// stranger's: the list is held meanwhile, which fork and exec bound. `spawn` gives the pid of a
+    /// child.
     pub(crate) fn start(
         &self,
         spec: &MachineSpec,
@@ -189,6 +186,14 @@ impl Registry {
     }
 }
 
+fn real(path: &Path) -> PathBuf {
+    let real = path.ancestors().find_map(|there| {
+        let below = path.strip_prefix(there).ok()?;
+        Some(std::fs::canonicalize(there).ok()?.join(below).components().collect())
+    });
+    real.unwrap_or_else(|| path.to_owned())
+}
+
 fn hold(found: &Found, machines_dir: &Path) -> Result<Option<Held>, BackendError> {
     let pid = found.identity.pid;
     Held::machine(found, machines_dir)
@@ -201,8 +206,11 @@ fn hold_child(pid: u32) -> io::Result<(Held, ProcessIdentity)> {
         .and_then(|held| Ok((held, process::identity_of_child(pid).map_err(io::Error::other)?)));
     held.inspect_err(|_| {
         // If this fails it has ended already.
-        let pid = Pid::from_raw(pid.cast_signed());
-        let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
+        if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+            let _ = kill_process(pid, Signal::KILL);
+            // It was killed, and nobody else waits for it.
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+        }
     })
 }
 
