@@ -66,8 +66,8 @@ impl Operator {
         }
     }
 
-    /// `false` if the machine is gone. One that lives and says that it does not have the disk is not
-    /// believed: it may still have the image open.
+    /// `false` if the machine is gone. One that lives and says that it does not have the disk is
+    /// not believed: it may still have the image open.
     async fn resize_in_machine(
         &self,
         vm: VmId,

@@ -71,9 +71,9 @@ impl QemuImg {
         }
     }
 
-    /// The image must be one that [`inspect`] lets pass: then `qemu-img` opens no other file, unless
-    /// whoever has written it changes its header in between. So where we are root `qemu-img` runs
-    /// as the image's owner, and gains nothing by that.
+    /// The image must be one that [`inspect`] lets pass: then `qemu-img` opens no other file,
+    /// unless whoever has written it changes its header in between. So where we are root `qemu-img`
+    /// runs as the image's owner, and gains nothing by that.
     pub(crate) async fn grow(
         &self,
         growth: &ImageGrowth,

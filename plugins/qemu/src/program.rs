@@ -65,8 +65,8 @@ pub(crate) fn find(program: Program, set: Option<&Path>) -> Result<PathBuf, Stri
 }
 
 /// Runs a program to its end, with nothing to read; it is killed when `deadline` has passed, when
-/// the future is dropped, and when the daemon ends. To be polled on a thread of the runtime: it must
-/// outlive the program.
+/// the future is dropped, and when the daemon ends. To be polled on a thread of the runtime: it
+/// must outlive the program.
 pub(crate) async fn run(path: &Path, args: &[&str], deadline: Duration) -> Result<Output, Failure> {
     run_as(path, args, Stdio::null(), None, deadline).await
 }

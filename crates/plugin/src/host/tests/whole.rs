@@ -235,7 +235,7 @@ async fn each_verb_arrives_under_its_name_with_what_it_was_told() {
         let attachment = DiskAttachment { id, disk: disk(bus) };
         echoed(client.attach_disk(attachment.clone()).await, "attach_disk", attachment);
     }
-    let removal = DiskRemoval { id, disk: Uuid::from_u128(5), path: None };
+    let removal = DiskRemoval { id, disk: Uuid::from_u128(5), path: Some("/d/5".into()) };
     echoed(client.detach_disk(removal.clone()).await, "detach_disk", removal);
     let growth = DiskGrowth { id, disk: Uuid::from_u128(5), virtual_size: u64::MAX };
     echoed(client.resize_disk(growth.clone()).await, "resize_disk", growth);
