@@ -2,6 +2,9 @@
 //! another command came in since, and the disks that were to be made for a VM. What is left is
 //! decided in `vman-core`.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use tracing::{info, warn};
 use vman_core::disk::{Disk, DiskState};
 use vman_core::ident::{Timestamp, VmId};
@@ -12,6 +15,10 @@ use vman_core::vm::{FailureReason, Vm, VmState};
 
 use crate::Engine;
 use crate::operation::{BY_REQUEST, text};
+
+/// Whoever waits for an operation has its answer before the observer looks, which keeps the
+/// processors busy for a millisecond or two.
+const ANSWER_FIRST: Duration = Duration::from_millis(5);
 
 /// How often an end is recorded anew because the record changed meanwhile.
 const END_TRIES_MAX: u32 = 16;
@@ -159,7 +166,11 @@ impl Engine {
         }
         self.inner.ended.send_modify(|count| *count = count.wrapping_add(1));
         // What was in transition until now can be compared again.
-        (self.inner.ports.wake_observer)();
+        let wake = Arc::clone(&self.inner.ports.wake_observer);
+        tokio::spawn(async move {
+            tokio::time::sleep(ANSWER_FIRST).await;
+            wake();
+        });
     }
 }
 

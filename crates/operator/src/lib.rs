@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use vman_core::ident::VmId;
 use vman_core::operation::{DiskEffect, Effect, MachineEffect, Part};
 use vman_core::ports::{Applied, Apply, ApplyError, DiskTarget, Survey, Target};
 use vman_core::sighting::Sightings;
@@ -110,6 +111,7 @@ impl Survey for Operator {
 #[async_trait]
 impl Apply for Operator {
     async fn apply(&self, effect: Effect, target: &Target) -> Result<Applied, ApplyError> {
+        let _during = machine_of(target).map(|machine| self.watch.during_effect(machine));
         match (effect.part(), target) {
             (Part::Machine(effect), Target::Vm(target)) => self.apply_to_vm(effect, target).await,
             (Part::Machine(MachineEffect::Kill), Target::Machine(id)) => self.kill(*id).await,
@@ -120,6 +122,15 @@ impl Apply for Operator {
                 Target::Vm(_) | Target::Disk(_) | Target::Machine(_) | Target::File(_),
             ) => Err(mismatch(effect)),
         }
+    }
+}
+
+fn machine_of(target: &Target) -> Option<VmId> {
+    match target {
+        Target::Vm(target) => Some(target.vm.id),
+        Target::Disk(target) => target.vm.as_ref().map(|vm| vm.id),
+        Target::Machine(id) => Some(*id),
+        Target::File(_) => None,
     }
 }
 

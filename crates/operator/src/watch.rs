@@ -2,7 +2,7 @@
 //! one that is not our child, and through the backend's events. It only says *that*: whoever hears
 //! it looks for himself.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,12 +12,17 @@ use procfs::ProcError;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc};
 use tracing::{debug, info, warn};
 use vman_core::ident::VmId;
 use vman_core::vm::Process;
 use vman_plugin::Event;
+
+/// How long after an effect on a machine its changes are still taken for the effect's: what is left
+/// to be told of an end comes a moment later.
+const AFTER_EFFECT: Duration = Duration::from_millis(5);
 
 /// Changes that one who waits may be behind; who is further behind looks at once.
 const CHANGES_KEPT: usize = 64;
@@ -32,6 +37,15 @@ struct Shared {
     changes: broadcast::Sender<Option<VmId>>,
     /// More than one process of a machine is a mistake of somebody's, and each is watched once.
     watched: Mutex<HashSet<(VmId, Process)>>,
+    effects: Mutex<HashMap<VmId, Effects>>,
+}
+
+/// On one machine.
+#[derive(Default)]
+struct Effects {
+    under_way: u32,
+    /// The machine has changed meanwhile.
+    changed: bool,
 }
 
 impl std::fmt::Debug for Watch {
@@ -44,7 +58,35 @@ impl Shared {
     fn changed(&self, machine: Option<VmId>) {
         // Usually nobody waits for a machine.
         let _ = self.changes.send(machine);
-        (self.wake)();
+        if !machine.is_some_and(|id| self.put_off(id)) {
+            (self.wake)();
+        }
+    }
+
+    /// False if no effect is under way on the machine.
+    fn put_off(&self, id: VmId) -> bool {
+        let mut effects = self.effects();
+        let effects = effects.get_mut(&id);
+        effects.map(|effects| effects.changed = true).is_some()
+    }
+
+    fn effect_is_over(&self, id: VmId) {
+        let mut all = self.effects();
+        let Some(effects) = all.get_mut(&id) else { return };
+        effects.under_way -= 1;
+        if effects.under_way > 0 {
+            return;
+        }
+        let changed = all.remove(&id).is_some_and(|effects| effects.changed);
+        drop(all);
+        if changed {
+            (self.wake)();
+        }
+    }
+
+    fn effects(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Effects>> {
+        // No statement under this lock leaves the map half done.
+        self.effects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn forget(&self, id: VmId, process: Process) {
@@ -63,8 +105,17 @@ impl Watch {
             wake,
             changes: broadcast::Sender::new(CHANGES_KEPT),
             watched: Mutex::default(),
+            effects: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Until a moment after this is dropped, changes of the machine do not wake: they are the
+    /// effect's doing, or show in how it ends, and looking would only slow it down. Whoever waits
+    /// for them [sees](Self::changes) them all the same.
+    pub(crate) fn during_effect(&self, machine: VmId) -> DuringEffect {
+        self.shared.effects().entry(machine).or_default().under_way += 1;
+        DuringEffect { shared: Arc::clone(&self.shared), machine }
     }
 
     /// Sees every change of this machine from now on.
@@ -147,6 +198,26 @@ async fn until_it_ends(shared: Arc<Shared>, id: VmId, process: Process, pidfd: A
     }
     shared.forget(id, process);
     shared.changed(Some(id));
+}
+
+/// An effect on a machine is under way.
+pub(crate) struct DuringEffect {
+    shared: Arc<Shared>,
+    machine: VmId,
+}
+
+impl Drop for DuringEffect {
+    fn drop(&mut self) {
+        let (shared, machine) = (Arc::clone(&self.shared), self.machine);
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move {
+                tokio::time::sleep(AFTER_EFFECT).await;
+                shared.effect_is_over(machine);
+            })),
+            // Nobody looks any more.
+            Err(_) => shared.effect_is_over(machine),
+        }
+    }
 }
 
 /// Changes of one machine, since it was made.
@@ -265,6 +336,29 @@ mod tests {
         }
         assert!(watch.shared.watched().is_empty());
         assert_eq!(wakes.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_during_an_effect_on_a_machine_wake_once_and_after_it() {
+        let (watch, wakes) = counting();
+        let [mine, other] = [1, 2].map(|number| VmId(uuid::Uuid::from_u128(number)));
+        let mut changes = watch.changes(mine);
+        let (first, second) = (watch.during_effect(mine), watch.during_effect(mine));
+        watch.shared.changed(Some(mine));
+        let begun = tokio::time::Instant::now();
+        changes.next(Duration::from_secs(60)).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO, "who waits sees it");
+        drop(first);
+        tokio::time::sleep(AFTER_EFFECT * 2).await;
+        drop(second);
+        watch.shared.changed(Some(mine));
+        assert_eq!(wakes.load(Ordering::SeqCst), 0);
+        watch.shared.changed(Some(other));
+        assert_eq!(wakes.load(Ordering::SeqCst), 1);
+        tokio::time::sleep(AFTER_EFFECT * 2).await;
+        assert_eq!(wakes.load(Ordering::SeqCst), 2);
+        watch.shared.changed(Some(mine));
+        assert_eq!(wakes.load(Ordering::SeqCst), 3);
     }
 
     #[tokio::test(start_paused = true)]

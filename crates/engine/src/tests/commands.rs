@@ -37,6 +37,7 @@ async fn a_start_ends_with_a_running_machine_that_is_recorded() {
     assert!(recorded.machine.is_some());
     assert_eq!(world.host.effects_on(&Subject::Vm(vm)), BOOT);
     assert_eq!(world.incoherences().await, Vec::<String>::new());
+    tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(world.wakes(), 1, "the observer is told that something ended");
 }
 
