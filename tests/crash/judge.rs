@@ -9,11 +9,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use vman_tests::{SOON, text};
+use vman_tests::{Daemon, NO_BODY, SOON, text, wait_for};
 
+use crate::deeds::STRAY;
 use crate::report::Broken;
-use crate::stage::{DRY_RUN, Play, STRAY, Stage};
-use crate::verbs::{Ask, Fate};
+use crate::stage::{DRY_RUN, Play, Stage};
+use crate::verbs::{Ask, Fate, Guest};
 use crate::world::{World, list, machines, run_states};
 
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -36,6 +37,8 @@ pub(crate) enum Outcome<'a> {
     /// It was never let in.
     Nothing,
     Succeeded,
+    /// And after it another operation, of this kind.
+    Both(&'static str),
     Cancelled,
     /// With this point in the error.
     Failed(&'a str),
@@ -50,8 +53,17 @@ pub(crate) fn settle(
     at_crash: Option<&Machines>,
 ) -> Verdict {
     judge_in_time(stage, play, ends, at_crash)?;
-    play.daemon.look_again();
+    look_twice(&play.daemon);
     judge_in_time(stage, play, ends, at_crash)
+}
+
+/// Has the host looked at twice from now on, so that one look began after now.
+fn look_twice(daemon: &Daemon) {
+    let now = daemon.looks();
+    wait_for("two more looks", SOON, || {
+        daemon.post("/observer/run", &NO_BODY).expect(202);
+        (daemon.looks() >= now + 2).then_some(())
+    });
 }
 
 fn judge_in_time(
@@ -66,7 +78,11 @@ fn judge_in_time(
         let verdicts: Result<Vec<Broken>, ()> = verdicts.map(|one| one.err().ok_or(())).collect();
         match verdicts {
             Err(()) => return Ok(()),
-            Ok(_) if Instant::now() < until => thread::sleep(LOOK_EVERY),
+            Ok(_) if Instant::now() < until => {
+                // What is to be seen or taken up is so by the next look.
+                play.daemon.post("/observer/run", &NO_BODY).expect(202);
+                thread::sleep(LOOK_EVERY);
+            }
             Ok(broken) => return Err(Broken::all(broken)),
         }
     }
@@ -86,9 +102,11 @@ fn judge(stage: &Stage, play: &Play, end: &End<'_>, at_crash: Option<&Machines>)
         judge_machine("vm", fate, &play.machines, at_crash, &now)?;
     }
     match end.outcome {
-        // What could not be done may well disagree with what is recorded.
-        Outcome::Failed(_) => Ok(()),
-        Outcome::Nothing | Outcome::Succeeded | Outcome::Cancelled => {
+        // A guest that would not be halted, or not go on, may have been for all that.
+        Outcome::Failed(_) if stage.verb.may_disagree() => Ok(()),
+        // What could not be done may well be an issue.
+        Outcome::Failed(_) => judge_run_states(stage, play, &world),
+        Outcome::Nothing | Outcome::Succeeded | Outcome::Both(_) | Outcome::Cancelled => {
             judge_run_states(stage, play, &world)?;
             judge_issues(play, stage.verb.ask)
         }
@@ -105,6 +123,9 @@ fn judge_operations(operations: &[Value], kind: Option<&str>, outcome: &Outcome<
     let is_true = match outcome {
         Outcome::Nothing => all.is_empty(),
         Outcome::Succeeded => is_one("succeeded") || (kind.is_none() && all.is_empty()),
+        Outcome::Both(second) => {
+            kind.is_some_and(|kind| all == [second, kind].map(|kind| format!("{kind} succeeded")))
+        }
         Outcome::Cancelled => is_one("cancelled"),
         Outcome::Failed(point) => operations.iter().any(|operation| {
             operation["state"] != "succeeded" && operation.to_string().contains(point)
@@ -138,12 +159,14 @@ fn judge_machine(
 }
 
 /// Simulated machines do what is recorded of them.
-fn judge_run_states(stage: &Stage, play: &Play, world: &World) -> Verdict {
+pub(crate) fn judge_run_states(stage: &Stage, play: &Play, world: &World) -> Verdict {
     if stage.backend != DRY_RUN {
         return Ok(());
     }
-    let states = run_states(&play.daemon, &play.cast);
-    let recorded = world.states(states.keys());
+    let mut states = run_states(&play.daemon, &play.cast);
+    // What a failure has left of a machine is not recorded.
+    states.retain(|name, _| !world.has_failed(name));
+    let recorded = world.run_states();
     if states == recorded {
         return Ok(());
     }
@@ -167,8 +190,13 @@ fn judge_issues(play: &Play, ask: Ask) -> Verdict {
 }
 
 /// Deletes everything, and looks what is left.
-pub(crate) fn clear(play: &Play) -> Verdict {
+pub(crate) fn clear(stage: &Stage, play: &Play) -> Verdict {
     let daemon = &play.daemon;
+    if stage.verb.scene.guest == Guest::Ignores {
+        for vm in list(daemon, "/vms?state=running") {
+            daemon.operate(&format!("/vms/{}/actions/kill", text(&vm, "id")), &NO_BODY);
+        }
+    }
     for (path, key) in [("/vms", "id"), ("/disks", "id"), ("/templates", "name")] {
         for thing in list(daemon, path) {
             let answer = daemon.delete(&format!("{path}/{}", text(&thing, key)));

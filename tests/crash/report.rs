@@ -5,12 +5,13 @@ use std::fmt;
 
 use vman_tests::tally;
 
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 11] = [
     "verb",
     "backend",
     "points",
     "killed ok",
     "failed ok",
+    "failed, then killed ok",
     "twice ok",
     "lost",
     "leaked",
@@ -76,6 +77,14 @@ impl fmt::Display for Broken {
 pub(crate) enum Trial {
     Kill(usize),
     Fail(usize),
+    /// Fails there, and is killed later.
+    FailThenKill {
+        index: usize,
+        kill: String,
+        /// The failure was recorded by then.
+        recorded: bool,
+    },
+    /// Everything is done twice.
     Twice,
 }
 
@@ -107,6 +116,7 @@ impl Report {
             self.points.len().to_string(),
             of(|trial| matches!(trial, Trial::Kill(_))),
             of(|trial| matches!(trial, Trial::Fail(_))),
+            of(|trial| matches!(trial, Trial::FailThenKill { .. })),
             of(|trial| matches!(trial, Trial::Twice)),
             broken(|broken| matches!(broken, Broken::Lost(_))),
             broken(|broken| matches!(broken, Broken::Leaked(_))),
@@ -131,6 +141,9 @@ impl Report {
         let what = match trial {
             Trial::Kill(index) => format!("killed {}", self.points[*index]),
             Trial::Fail(index) => format!("failing {}", self.points[*index]),
+            Trial::FailThenKill { index, kill, .. } => {
+                format!("failing {}, then killed {kill}", self.points[*index])
+            }
             Trial::Twice => "every effect twice".to_owned(),
         };
         Some(format!("{}, {what}: {how}: {broken}", self.verb))

@@ -78,13 +78,14 @@ impl World {
         self.templates.remove(name);
     }
 
-    /// What is recorded of these VMs.
-    pub(crate) fn states<'a>(
-        &'a self,
-        names: impl Iterator<Item = &'a &'static str>,
-    ) -> BTreeMap<&'static str, String> {
-        let state = |name: &&'static str| Some((*name, self.vms.get(name)?.clone()));
-        names.filter_map(state).collect()
+    /// The VMs that are recorded to have a machine, and what that does.
+    pub(crate) fn run_states(&self) -> BTreeMap<&'static str, String> {
+        let states = self.vms.iter().map(|(name, state)| (*name, first_word(state).to_owned()));
+        states.filter(|(_, state)| ["running", "paused"].contains(&state.as_str())).collect()
+    }
+
+    pub(crate) fn has_failed(&self, vm: &str) -> bool {
+        self.vms.get(vm).is_some_and(|state| first_word(state) == "failed")
     }
 
     /// Something that `other` has not, in whatever state.
@@ -93,6 +94,10 @@ impl World {
             || self.disks.keys().any(|name| !other.disks.contains_key(name))
             || !self.templates.is_subset(&other.templates)
     }
+}
+
+fn first_word(state: &str) -> &str {
+    state.split(',').next().unwrap_or_default()
 }
 
 /// What the simulated machines do, for what is recorded running or paused.

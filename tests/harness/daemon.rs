@@ -45,6 +45,8 @@ pub struct Daemon {
     folder: TempDir,
     child: Child,
     client: Client,
+    /// Its machines are simulated: no process is one of them.
+    simulates: bool,
 }
 
 impl Daemon {
@@ -52,7 +54,7 @@ impl Daemon {
         let folder = new_folder();
         fs::write(folder.path().join("vman.toml"), setup.toml()).expect("the folder is ours");
         setup.lend_boot_files(&folder.path().join("storage"));
-        Self::start_in(folder, None)
+        Self::start_in(folder, None, setup.simulates())
     }
 
     /// Starts one on a copy of all that this one, which has ended, keeps. Simulated machines are
@@ -60,12 +62,12 @@ impl Daemon {
     pub fn start_copy(&self, points: Option<&Points>) -> Self {
         let folder = new_folder();
         copy(self.folder.path(), folder.path());
-        Self::start_in(folder, points)
+        Self::start_in(folder, points, self.simulates)
     }
 
-    fn start_in(folder: TempDir, points: Option<&Points>) -> Self {
+    fn start_in(folder: TempDir, points: Option<&Points>, simulates: bool) -> Self {
         let child = spawn(folder.path(), points);
-        let mut daemon = Self { folder, child, client: Client::new("", None) };
+        let mut daemon = Self { folder, child, client: Client::new("", None), simulates };
         daemon.connect();
         daemon
     }
@@ -105,6 +107,11 @@ impl Daemon {
         wait_for("the daemon ends", SOON, || child.try_wait().expect("it is our child"))
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_some()
+    }
+
     /// Starts it again after its end, on the same folder.
     pub fn restart(&mut self) {
         self.restart_with(None);
@@ -118,9 +125,17 @@ impl Daemon {
         self.connect();
     }
 
+    /// As [`restart_with`](Self::restart_with), of one that may end before it answers.
+    pub fn try_restart_with(&mut self, points: &Points) {
+        drop(fs::remove_file(self.storage().join("run/address")));
+        self.child = spawn(self.folder.path(), Some(points));
+        self.try_connect();
+    }
+
     /// As [`restart`](Self::restart), with another configuration.
     pub fn restart_as(&mut self, setup: &Setup) {
         self.configure(setup);
+        self.simulates &= setup.simulates();
         self.restart();
     }
 
@@ -139,7 +154,8 @@ impl Daemon {
         self.second()
     }
 
-    fn configure(&self, setup: &Setup) {
+    /// Writes the configuration for the next start.
+    pub fn configure(&self, setup: &Setup) {
         let file = self.folder.path().join("vman.toml");
         fs::write(file, setup.toml()).expect("the folder is ours");
     }
@@ -183,19 +199,32 @@ impl Daemon {
     }
 
     fn connect(&mut self) {
+        if let Some(status) = self.try_connect() {
+            panic!("`vman serve` ended ({status}):\n{}", self.log_tail());
+        }
+    }
+
+    /// How it ended, if it did before it answered.
+    fn try_connect(&mut self) -> Option<ExitStatus> {
         let storage = self.storage();
         let child = &mut self.child;
-        let log = self.folder.path().join(LOG);
-        self.client = wait_for("`vman serve` answers", LONG, || {
+        let client = wait_for("`vman serve` answers", LONG, || {
             if let Some(status) = child.try_wait().expect("it is our child") {
-                panic!("`vman serve` ended ({status}):\n{}", tail(&log));
+                return Some(Err(status));
             }
             let address = fs::read_to_string(storage.join("run/address")).ok()?;
             let token = fs::read_to_string(storage.join("token")).ok();
             let client = Client::new(address.trim(), token.as_deref().map(str::trim));
             let healthy = client.try_send("GET", "/health", &[], &[]);
-            healthy.is_ok_and(|answer| answer.status == 200).then_some(client)
+            healthy.is_ok_and(|answer| answer.status == 200).then_some(Ok(client))
         });
+        match client {
+            Ok(client) => {
+                self.client = client;
+                None
+            }
+            Err(status) => Some(status),
+        }
     }
 }
 
@@ -208,7 +237,9 @@ impl Drop for Daemon {
         // It may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());
-        end_all(&self.mark());
+        if !self.simulates {
+            end_all(&self.mark());
+        }
     }
 }
 

@@ -14,8 +14,12 @@ pub struct Points {
     pub fail: Option<String>,
     /// Every effect is done twice.
     pub twice: bool,
+    /// The effect of this name takes longer, by half a second.
+    pub hold: Option<&'static str>,
     /// Its clock is ahead by this much.
     pub ahead: Duration,
+    /// It takes the host to have been booted anew, and this to be the boot's id.
+    pub boot: Option<&'static str>,
 }
 
 impl Points {
@@ -30,6 +34,12 @@ impl Points {
         }
         if self.twice {
             command.env("VMAN_POINTS_TWICE", "1");
+        }
+        if let Some(effect) = self.hold {
+            command.env("VMAN_POINTS_HOLD", effect);
+        }
+        if let Some(boot) = self.boot {
+            command.env("VMAN_POINTS_BOOT_ID", boot);
         }
         command.env("VMAN_POINTS_CLOCK_AHEAD_MS", self.ahead.as_millis().to_string());
     }

@@ -113,6 +113,11 @@ impl Setup {
         self
     }
 
+    /// No machine is a process.
+    pub(crate) fn simulates(&self) -> bool {
+        self.backend == "dry-run"
+    }
+
     /// Starts a daemon with it, in a folder of its own.
     pub fn start(self) -> Daemon {
         Daemon::start(&self)

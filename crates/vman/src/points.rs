@@ -4,7 +4,8 @@
 //!
 //! A point is told by when, what and how often, e.g. `after effect launch #1`. "After" an effect
 //! the host has been touched, and nobody has been told. What is to happen is said once, at the
-//! start, by the environment: [`RECORD`], [`KILL`], [`FAIL`], [`TWICE`]. Beside them, [`AHEAD`].
+//! start, by the environment: [`RECORD`], [`KILL`], [`FAIL`], [`TWICE`], [`HOLD`]. Beside them, what
+//! the daemon takes the host to be: [`AHEAD`], [`BOOT`].
 
 mod clock;
 mod host;
@@ -16,9 +17,11 @@ use std::env;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 use tracing::warn;
+use uuid::Uuid;
 use vman_core::ports::Clock;
 use vman_engine::Ports;
 
@@ -34,8 +37,13 @@ const KILL: &str = "VMAN_POINTS_KILL";
 const FAIL: &str = "VMAN_POINTS_FAIL";
 /// Set to anything: every effect is done twice.
 const TWICE: &str = "VMAN_POINTS_TWICE";
+/// The effect that takes longer, each time, by [`HELD`]: a test can do something meanwhile.
+const HOLD: &str = "VMAN_POINTS_HOLD";
+const HELD: Duration = Duration::from_millis(500);
 /// Milliseconds that the daemon's clock is ahead: a test need not wait until something is old.
 const AHEAD: &str = "VMAN_POINTS_CLOCK_AHEAD_MS";
+/// The id of the host's boot, in place of the real one: a test need not boot its host.
+const BOOT: &str = "VMAN_POINTS_BOOT_ID";
 
 /// The engine's ports with points in front of them.
 pub(crate) fn before(ports: Ports) -> Ports {
@@ -56,6 +64,11 @@ pub(crate) fn clock(clock: Arc<dyn Clock>) -> Arc<dyn Clock> {
     Arc::new(clock::Ahead { clock, ahead_ms })
 }
 
+/// The id of the host's boot, unless the environment says another.
+pub(crate) fn boot_id(real: Uuid) -> Uuid {
+    env::var(BOOT).map_or(real, |text| text.parse().expect("an id"))
+}
+
 /// What is to happen where.
 #[derive(Debug)]
 struct Points {
@@ -63,6 +76,8 @@ struct Points {
     kill: Option<String>,
     fail: Option<String>,
     twice: bool,
+    /// By its word.
+    hold: Option<String>,
     /// How often each was passed, by its name without the number.
     passed: Mutex<HashMap<String, u32>>,
 }
@@ -86,6 +101,7 @@ impl Points {
             kill: env::var(KILL).ok(),
             fail: env::var(FAIL).ok(),
             twice: env::var_os(TWICE).is_some(),
+            hold: env::var(HOLD).ok(),
             passed: Mutex::default(),
         }
     }
@@ -132,6 +148,7 @@ mod tests {
             kill: None,
             fail: Some("before x #2".to_owned()),
             twice: false,
+            hold: None,
             passed: Mutex::default(),
         };
         assert_eq!(points.pass("before x"), Fate::GoOn);

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use vman_core::operation::Effect;
 use vman_core::ports::{Applied, Apply, ApplyError, Target};
 
-use super::{Fate, Points};
+use super::{Fate, HELD, Points};
 
 /// A host with a point before and after every effect.
 pub(super) struct Host {
@@ -18,6 +18,9 @@ pub(super) struct Host {
 impl Apply for Host {
     async fn apply(&self, effect: Effect, target: &Target) -> Result<Applied, ApplyError> {
         self.pass("before", effect)?;
+        if self.points.hold.as_deref() == Some(effect.word()) {
+            tokio::time::sleep(HELD).await;
+        }
         if self.points.twice {
             self.host.apply(effect, target).await?;
         }

@@ -20,6 +20,8 @@ pub(super) async fn start_what_ran(engine: &Engine) -> Result<(), EngineError> {
             return Ok(());
         }
     };
+    #[cfg(feature = "crash-points")]
+    let boot = crate::points::boot_id(boot);
     engine.autostart(boot).await.map(drop)
 }
 
