@@ -96,8 +96,8 @@ impl Registry {
     }
 
     /// Starts a machine's process and watches it, so that no survey in between takes it up as a
-    /// stranger's: the list is held meanwhile, which fork and exec bound. `spawn` gives the pid of a
-    /// child.
+    /// stranger's: the list is held meanwhile, which fork and exec bound. `spawn` gives the pid of
+    /// a child.
     pub(crate) fn start(
         &self,
         spec: &MachineSpec,
