@@ -250,6 +250,8 @@ impl<A: Acceleration> Backend for Qemu<A> {
     }
 
     async fn survey(&self) -> Result<Survey, BackendError> {
+        let confinement = Arc::clone(&self.confinement);
+        aside(move || confinement.sweep()).await?;
         self.registry.survey().await
     }
 }

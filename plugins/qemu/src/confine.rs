@@ -38,7 +38,8 @@ pub(crate) struct Confinement {
     uid_base: u32,
     /// Or why there can be none.
     cgroups: Result<Cgroups, String>,
-    /// What machines of earlier daemons have left there is removed once, before the first start.
+    /// What machines of earlier daemons have left there is removed once, before the first start or
+    /// at the first look, whichever comes first.
     swept: Once,
     machines_dir: PathBuf,
     /// Two machines must not be given the same user.
@@ -213,10 +214,17 @@ impl Confinement {
         }
     }
 
+    /// Removes the cgroups of machines whose end no daemon has lived to see to. Blocks.
+    pub(crate) fn sweep(&self) {
+        if let Ok(cgroups) = &self.cgroups {
+            self.swept.call_once(|| cgroups.sweep());
+        }
+    }
+
     /// Blocks.
     pub(crate) fn make_cgroup(&self, spec: &MachineSpec) -> Result<Option<OwnedFd>, String> {
+        self.sweep();
         let Ok(cgroups) = &self.cgroups else { return Ok(None) };
-        self.swept.call_once(|| cgroups.sweep());
         cgroups.prepare()?;
         let limits = limits(self.accelerator, spec);
         cgroups.make(spec.id, limits).map(Some).map_err(|error| format!("no cgroup: {error}"))
