@@ -283,6 +283,8 @@ fn vms_are_accounted_for(daemon: &Daemon, told: &Told) {
     }
     let strays = machines.iter().filter(|machine| !owned.contains(&machine.pid));
     assert_eq!(strays.collect::<Vec<_>>(), Vec::<&Process>::new(), "processes without an owner");
+    let without_owner = |vm: &String| !machines.iter().any(|machine| machine.names(vm));
+    assert_eq!(daemon.cgroups().into_iter().find(without_owner), None, "a cgroup without an owner");
     tally::started("qemu-tcg");
 }
 

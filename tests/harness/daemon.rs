@@ -7,11 +7,13 @@ use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use walkdir::WalkDir;
 
+use crate::cgroups::{self, Cgroup};
 use crate::leftovers::leftovers;
 use crate::paths;
 use crate::points::Points;
@@ -23,8 +25,11 @@ use crate::wait::{LONG, SOON, wait_for};
 /// Lines of its log that a failed test shows.
 const LOG_TAIL: usize = 60;
 const LOG: &str = "daemon.log";
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Where the test build writes down the points that it passes.
 const POINTS: &str = "points";
+/// A file system that is no disk, shm_overview(7).
+const MEMORY: &str = "/dev/shm";
 /// Environment that would override the configuration.
 const OVERRIDES: &[&str] = &[
     "VMAN_STORAGE_PATH",
@@ -51,7 +56,7 @@ pub struct Daemon {
 
 impl Daemon {
     pub(crate) fn start(setup: &Setup) -> Self {
-        let folder = new_folder();
+        let folder = new_folder(setup.simulates());
         fs::write(folder.path().join("vman.toml"), setup.toml()).expect("the folder is ours");
         setup.lend_boot_files(&folder.path().join("storage"));
         Self::start_in(folder, None, setup.simulates())
@@ -60,7 +65,7 @@ impl Daemon {
     /// Starts one on a copy of all that this one, which has ended, keeps. Simulated machines are
     /// copied too.
     pub fn start_copy(&self, points: Option<&Points>) -> Self {
-        let folder = new_folder();
+        let folder = new_folder(self.simulates);
         copy(self.folder.path(), folder.path());
         Self::start_in(folder, points, self.simulates)
     }
@@ -83,7 +88,7 @@ impl Daemon {
 
     /// The folder of a machine.
     pub fn machine_folder(&self, vm: &str) -> PathBuf {
-        self.storage().join("machines").join(vm)
+        self.machines_folder().join(vm)
     }
 
     /// SIGKILL, waited for.
@@ -183,7 +188,24 @@ impl Daemon {
         all
     }
 
-    /// Neither records nor processes, sockets or files of machines and disks are there.
+    /// The ids of the VMs, also of those that it has no more, which have a cgroup.
+    pub fn cgroups(&self) -> Vec<String> {
+        for machine in self.machines() {
+            let is_known = cgroups::is_known(machine.pid, &self.machines_folder());
+            assert!(is_known, "{machine:?} is in a cgroup of a name that is not known here");
+        }
+        self.cgroups_left().iter().map(Cgroup::vm).collect()
+    }
+
+    fn cgroups_left(&self) -> Vec<Cgroup> {
+        if self.simulates { Vec::new() } else { cgroups::cgroups(&self.machines_folder()) }
+    }
+
+    fn machines_folder(&self) -> PathBuf {
+        self.storage().join("machines")
+    }
+
+    /// Neither records nor processes, cgroups, sockets or files of machines and disks are there.
     pub fn assert_nothing_left(&self) {
         for list in ["/vms", "/disks", "/templates"] {
             assert_eq!(self.get(list).expect(200).text, "[]", "{list}");
@@ -191,6 +213,11 @@ impl Daemon {
         wait_for("every machine's process is gone", SOON, || {
             self.machines().is_empty().then_some(())
         });
+        let until = Instant::now() + SOON;
+        while !self.cgroups().is_empty() && Instant::now() < until {
+            thread::sleep(LOOK_EVERY);
+        }
+        assert_eq!(self.cgroups(), [""; 0], "cgroups of these machines are left");
         assert_eq!(leftovers(&self.storage()), [""; 0], "left in the storage");
     }
 
@@ -239,13 +266,18 @@ impl Drop for Daemon {
         drop(self.child.wait());
         if !self.simulates {
             end_all(&self.mark());
+            self.cgroups_left().iter().for_each(Cgroup::remove_if_empty);
         }
     }
 }
 
-fn new_folder() -> TempDir {
-    let folder = tempfile::Builder::new().prefix("vman-test-").tempdir();
-    folder.expect("a temporary folder can be made")
+/// In memory, where the host has such a place and no machine needs more: what a killed daemon has
+/// written is there as on a disk, and no test waits for a disk that others keep busy.
+fn new_folder(simulates: bool) -> TempDir {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("vman-test-");
+    let in_memory = simulates.then(|| builder.tempdir_in(MEMORY).ok()).flatten();
+    in_memory.unwrap_or_else(|| builder.tempdir().expect("a temporary folder can be made"))
 }
 
 /// All but the log. What names the folder then names the other one.

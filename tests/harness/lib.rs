@@ -1,6 +1,7 @@
 //! What the whole-system tests share. A test here knows vman as its users do: the program, its
 //! configuration, REST and the host's own view of processes and files; none of its crates.
 
+mod cgroups;
 mod daemon;
 mod leftovers;
 mod paths;
