@@ -3,12 +3,13 @@
 
 use std::fmt;
 
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 11] = [
     "verb",
     "backend",
     "points",
     "killed ok",
     "failed ok",
+    "failed, then killed ok",
     "twice ok",
     "lost",
     "leaked",
@@ -20,7 +21,7 @@ const WORDS: usize = 2;
 /// Between two columns.
 const GAP: usize = 2;
 
-/// The rows, sorted, and their sum.
+/// The rows, sorted, and their sum, as a row and in words.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Crashes {
     rows: Vec<[String; COLUMNS.len()]>,
@@ -76,7 +77,13 @@ impl fmt::Display for Crashes {
             }
             writeln!(f, "{}", text.trim_end())?;
         }
-        Ok(())
+        let [_, _, points, killed, failed, undone, _, lost, leaked, ended, untrue] = self.sum();
+        writeln!(
+            f,
+            "crash tests: {points} points; killed ok {killed}, failed ok {failed}, failed and then \
+             killed ok {undone}; {lost} lost, {leaked} leaked, {ended} killed by recovery, \
+             {untrue} untrue"
+        )
     }
 }
 
@@ -87,15 +94,18 @@ mod tests {
     #[test]
     fn rows_are_sorted_and_added_up_and_other_lines_left_out() {
         let text = "qemu-tcg a test\n\
-                    crash stop dry-run 12 12/12 8/8 1/1 0 0 0 0\n\
-                    crash start dry-run 16 15/16 11/11 1/1 1 0 0 0\n";
+                    crash stop dry-run 12 12/12 8/8 0/0 1/1 0 0 0 0\n\
+                    crash start dry-run 16 15/16 11/11 4/4 1/1 1 0 0 0\n";
         let table = Crashes::parse(text).to_string();
         let lines: Vec<Vec<&str>> =
             table.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines.len(), 4);
+        assert_eq!(lines.len(), 5);
         assert_eq!(lines[1].first(), Some(&"start"));
-        let sum = ["in", "all", "28", "27/28", "19/19", "2/2", "1", "0", "0", "0"];
+        let sum = ["in", "all", "28", "27/28", "19/19", "4/4", "2/2", "1", "0", "0", "0"];
         assert_eq!(lines[3], sum);
+        let words = "crash tests: 28 points; killed ok 27/28, failed ok 19/19, failed and then \
+                     killed ok 4/4; 1 lost, 0 leaked, 0 killed by recovery, 0 untrue";
+        assert_eq!(table.lines().last(), Some(words));
     }
 
     #[test]
