@@ -141,7 +141,7 @@ fn a_kernel_that_the_machine_may_not_read_is_named() {
     let error = failed(&start(&daemon, &vm)).to_owned();
     assert!(error.contains("tiny.elf") && error.contains("copy"), "{error}");
     fs::copy(guest("tiny.elf"), &kernel).expect("copied");
-    fs::set_permissions(&kernel, fs::Permissions::from_mode(0)).expect("ours");
+    fs::set_permissions(&kernel, fs::Permissions::from_mode(0o000)).expect("ours");
     // Only a machine that runs as another user than root is kept from reading it.
     if daemon.get("/backends").expect(200).text.contains("as a user of its own") {
         let error = failed(&start(&daemon, &vm)).to_owned();

@@ -4,8 +4,8 @@
 //!
 //! A point is told by when, what and how often, e.g. `after effect launch #1`. "After" an effect
 //! the host has been touched, and nobody has been told. What is to happen is said once, at the
-//! start, by the environment: [`RECORD`], [`KILL`], [`FAIL`], [`TWICE`], [`HOLD`]. Beside them, what
-//! the daemon takes the host to be: [`AHEAD`], [`BOOT`].
+//! start, by the environment: [`RECORD`], [`KILL`], [`FAIL`], [`TWICE`], [`HOLD`]. Beside them,
+//! what the daemon takes the host to be: [`AHEAD`], [`BOOT`].
 
 mod clock;
 mod host;
