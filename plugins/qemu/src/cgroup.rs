@@ -173,8 +173,10 @@ impl Cgroups {
     /// Removes the cgroups that no process is in.
     pub(crate) fn sweep(&self) {
         for entry in fs::read_dir(&self.tree).into_iter().flatten().flatten() {
-            if Uuid::parse_str(&entry.file_name().to_string_lossy()).is_ok() {
-                let _ = fs::remove_dir(entry.path());
+            let is_machines = Uuid::parse_str(&entry.file_name().to_string_lossy()).is_ok();
+            // The daemon before may have ended in the moment for which what has ended counts.
+            if is_machines && !is_populated(&entry.path()) {
+                let _ = remove_idle(&entry.path());
             }
         }
         remove_empty(&self.tree);
@@ -256,6 +258,11 @@ impl Cgroup {
             remove_empty(tree);
         }
     }
+}
+
+/// A process lives in there.
+fn is_populated(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.procs")).is_ok_and(|processes| !processes.is_empty())
 }
 
 /// Waits a moment for what has ended.
