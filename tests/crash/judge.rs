@@ -74,49 +74,67 @@ fn judge_in_time(
 ) -> Verdict {
     let until = Instant::now() + SOON;
     loop {
-        let verdicts = ends.iter().map(|end| judge(stage, play, end, at_crash));
-        let verdicts: Result<Vec<Broken>, ()> = verdicts.map(|one| one.err().ok_or(())).collect();
-        match verdicts {
-            Err(()) => return Ok(()),
-            Ok(_) if Instant::now() < until => {
+        match judge_now(stage, play, ends, at_crash) {
+            Err(_) if Instant::now() < until => {
                 // What is to be seen or taken up is so by the next look.
                 play.daemon.post("/observer/run", &NO_BODY).expect(202);
                 thread::sleep(LOOK_EVERY);
             }
-            Ok(broken) => return Err(Broken::all(broken)),
+            verdict => return verdict,
         }
     }
 }
 
-fn judge(stage: &Stage, play: &Play, end: &End<'_>, at_crash: Option<&Machines>) -> Verdict {
-    judge_operations(&play.operations(), stage.verb.operation, &end.outcome)?;
+fn judge_now(stage: &Stage, play: &Play, ends: &[End<'_>], at_crash: Option<&Machines>) -> Verdict {
+    let operations = play.operations();
+    if let Some(going_on) = operations.iter().find(|operation| operation["ended_at"].is_null()) {
+        return Err(Broken::Untrue(format!("it has not ended: {going_on}")));
+    }
     let world = World::of(&play.daemon, &play.cast);
-    if world != end.world {
+    let seen = Seen { operations, world, machines: machines(&play.daemon, &play.cast) };
+    let verdicts = ends.iter().map(|end| judge(stage, play, &seen, end, at_crash).err());
+    let broken: Option<Vec<Broken>> = verdicts.collect();
+    broken.map_or(Ok(()), |broken| Err(Broken::all(broken)))
+}
+
+/// What there is.
+struct Seen {
+    operations: Vec<Value>,
+    world: World,
+    machines: Machines,
+}
+
+fn judge(
+    stage: &Stage,
+    play: &Play,
+    seen: &Seen,
+    end: &End<'_>,
+    at_crash: Option<&Machines>,
+) -> Verdict {
+    let Seen { operations, world, machines } = seen;
+    judge_operations(operations, stage.verb.operation, &end.outcome)?;
+    if *world != end.world {
         let story = format!("{world:?} instead of {:?}", end.world);
-        let lost = end.world.has_more_than(&world);
+        let lost = end.world.has_more_than(world);
         return Err(if lost { Broken::Lost(story) } else { Broken::Untrue(story) });
     }
-    let now = machines(&play.daemon, &play.cast);
-    judge_machine("witness", Fate::Stays, &play.machines, at_crash, &now)?;
+    judge_machine("witness", Fate::Stays, &play.machines, at_crash, machines)?;
     if let Some(fate) = end.machine {
-        judge_machine("vm", fate, &play.machines, at_crash, &now)?;
+        judge_machine("vm", fate, &play.machines, at_crash, machines)?;
     }
     match end.outcome {
         // A guest that would not be halted, or not go on, may have been for all that.
         Outcome::Failed(_) if stage.verb.may_disagree() => Ok(()),
         // What could not be done may well be an issue.
-        Outcome::Failed(_) => judge_run_states(stage, play, &world),
+        Outcome::Failed(_) => judge_run_states(stage, play, world),
         Outcome::Nothing | Outcome::Succeeded | Outcome::Both(_) | Outcome::Cancelled => {
-            judge_run_states(stage, play, &world)?;
+            judge_run_states(stage, play, world)?;
             judge_issues(play, stage.verb.ask)
         }
     }
 }
 
 fn judge_operations(operations: &[Value], kind: Option<&str>, outcome: &Outcome<'_>) -> Verdict {
-    if let Some(going_on) = operations.iter().find(|operation| operation["ended_at"].is_null()) {
-        return Err(Broken::Untrue(format!("it has not ended: {going_on}")));
-    }
     let told = |one: &Value| format!("{} {}", text(one, "kind"), text(one, "state"));
     let all: Vec<String> = operations.iter().map(told).collect();
     let is_one = |state: &str| kind.is_some_and(|kind| all == [format!("{kind} {state}")]);
