@@ -194,16 +194,9 @@ fn an_operation_is_cancelled_once_and_not_after_its_end() {
     assert_ne!(text(&ended, "error"), "");
     assert_eq!(daemon.vm(&id)["state"], "stopped");
     assert_eq!(daemon.post(&cancel, &NO_BODY).expect(200).body["state"], "cancelled");
-    let disk = daemon.new_disk();
-    let deleted = daemon.client().send(
-        "DELETE",
-        &format!("/disks/{disk}"),
-        &[("prefer", "respond-async")],
-        &[],
-    );
-    let location = deleted.expect(202).header("location").to_owned();
-    daemon.operation(&location);
-    let refused = daemon.post(&format!("{location}/cancel"), &NO_BODY).expect(409).body;
+    let started = daemon.operate(&action(&id, "start"), &NO_BODY);
+    let cancel = format!("/operations/{}/cancel", text(&started, "id"));
+    let refused = daemon.post(&cancel, &NO_BODY).expect(409).body;
     assert_eq!(refused["code"], "ended");
 }
 
