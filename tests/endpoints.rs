@@ -194,8 +194,9 @@ fn an_operation_is_cancelled_once_and_not_after_its_end() {
     assert_ne!(text(&ended, "error"), "");
     assert_eq!(daemon.vm(&id)["state"], "stopped");
     assert_eq!(daemon.post(&cancel, &NO_BODY).expect(200).body["state"], "cancelled");
-    let started = daemon.operate(&action(&id, "start"), &NO_BODY);
-    let cancel = format!("/operations/{}/cancel", text(&started, "id"));
+    let attach = format!("/disks/{}/attach", daemon.new_disk());
+    let attached = daemon.operate(&attach, &json!({"vm_id": id}));
+    let cancel = format!("/operations/{}/cancel", text(&attached, "id"));
     let refused = daemon.post(&cancel, &NO_BODY).expect(409).body;
     assert_eq!(refused["code"], "ended");
 }
