@@ -111,7 +111,8 @@ impl Survey for Operator {
 #[async_trait]
 impl Apply for Operator {
     async fn apply(&self, effect: Effect, target: &Target) -> Result<Applied, ApplyError> {
-        let _during = machine_of(target).map(|machine| self.watch.during_effect(machine));
+        let ends = matches!(effect, Effect::PowerOff | Effect::End | Effect::Kill);
+        let _during = machine_of(target).map(|machine| self.watch.during_effect(machine, ends));
         match (effect.part(), target) {
             (Part::Machine(effect), Target::Vm(target)) => self.apply_to_vm(effect, target).await,
             (Part::Machine(MachineEffect::Kill), Target::Machine(id)) => self.kill(*id).await,

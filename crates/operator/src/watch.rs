@@ -44,6 +44,8 @@ struct Shared {
 #[derive(Default)]
 struct Effects {
     under_way: u32,
+    /// One of them is to end the machine.
+    ending: bool,
     /// The machine has changed meanwhile.
     changed: bool,
 }
@@ -61,6 +63,17 @@ impl Shared {
         if !machine.is_some_and(|id| self.put_off(id)) {
             (self.wake)();
         }
+    }
+
+    /// An end that no effect was to bring about is told at once, whatever else is under way.
+    fn ended(&self, id: VmId) {
+        let wanted = self.effects().get(&id).is_some_and(|effects| effects.ending);
+        if wanted {
+            return self.changed(Some(id));
+        }
+        // Usually nobody waits for a machine.
+        let _ = self.changes.send(Some(id));
+        (self.wake)();
     }
 
     /// False if no effect is under way on the machine.
@@ -113,8 +126,13 @@ impl Watch {
     /// Until a moment after this is dropped, changes of the machine do not wake: they are the
     /// effect's doing, or show in how it ends, and looking would only slow it down. Whoever waits
     /// for them [sees](Self::changes) them all the same.
-    pub(crate) fn during_effect(&self, machine: VmId) -> DuringEffect {
-        self.shared.effects().entry(machine).or_default().under_way += 1;
+    /// The machine's end is told at once all the same, unless the effect `ends` it.
+    pub(crate) fn during_effect(&self, machine: VmId, ends: bool) -> DuringEffect {
+        let mut all = self.shared.effects();
+        let effects = all.entry(machine).or_default();
+        effects.under_way += 1;
+        effects.ending |= ends;
+        drop(all);
         DuringEffect { shared: Arc::clone(&self.shared), machine }
     }
 
@@ -129,12 +147,13 @@ impl Watch {
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
                 debug!(?event, "the backend says");
-                shared.changed(match event {
-                    Event::MachineChanged { id, .. }
-                    | Event::MachineEnded { id, .. }
-                    | Event::DiskDetached { id, .. } => Some(VmId(id)),
-                    Event::Other => None,
-                });
+                match event {
+                    Event::MachineChanged { id, .. } | Event::DiskDetached { id, .. } => {
+                        shared.changed(Some(VmId(id)));
+                    }
+                    Event::MachineEnded { id, .. } => shared.ended(VmId(id)),
+                    Event::Other => shared.changed(None),
+                }
             }
         });
     }
@@ -197,7 +216,7 @@ async fn until_it_ends(shared: Arc<Shared>, id: VmId, process: Process, pidfd: A
         Err(error) => warn!(vm = %id, pid = process.pid, %error, "cannot be watched any more"),
     }
     shared.forget(id, process);
-    shared.changed(Some(id));
+    shared.ended(id);
 }
 
 /// An effect on a machine is under way.
@@ -343,7 +362,7 @@ mod tests {
         let (watch, wakes) = counting();
         let [mine, other] = [1, 2].map(|number| VmId(uuid::Uuid::from_u128(number)));
         let mut changes = watch.changes(mine);
-        let (first, second) = (watch.during_effect(mine), watch.during_effect(mine));
+        let (first, second) = (watch.during_effect(mine, false), watch.during_effect(mine, false));
         watch.shared.changed(Some(mine));
         let begun = tokio::time::Instant::now();
         changes.next(Duration::from_secs(60)).await;
@@ -359,6 +378,19 @@ mod tests {
         assert_eq!(wakes.load(Ordering::SeqCst), 2);
         watch.shared.changed(Some(mine));
         assert_eq!(wakes.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_nobody_asked_for_wakes_at_once_also_during_an_effect() {
+        let (watch, wakes) = counting();
+        let machine = VmId(uuid::Uuid::from_u128(1));
+        let launch = watch.during_effect(machine, false);
+        watch.shared.ended(machine);
+        assert_eq!(wakes.load(Ordering::SeqCst), 1);
+        let _kill = watch.during_effect(machine, true);
+        watch.shared.ended(machine);
+        assert_eq!(wakes.load(Ordering::SeqCst), 1, "it was asked for");
+        drop(launch);
     }
 
     #[tokio::test(start_paused = true)]
