@@ -199,9 +199,9 @@ fn meanwhile(verb: Verb) -> Option<VmState> {
         | Verb::VmMarkStopped
         | Verb::VmStopStray
         | Verb::VmGuestEnded => Some(VmState::Stopping),
-        Verb::VmPause => Some(VmState::Paused),
-        // A paused VM is reset, too; but nothing that waits behind that can be called off.
-        Verb::VmResume | Verb::VmReset => Some(VmState::Running),
+        // The VM is what it was until it is done, and one that is paused is what is resumed.
+        Verb::VmPause | Verb::VmReset => Some(VmState::Running),
+        Verb::VmResume => Some(VmState::Paused),
         Verb::VmDelete => Some(VmState::Deleting),
         Verb::DiskCreate
         | Verb::DiskAttach

@@ -310,3 +310,22 @@ async fn a_failure_that_comes_before_the_request_is_told_as_what_it_is() {
     let state = world.vm(samples::vm_id(1)).await.state;
     assert_eq!(Some(state), play.state_after(&Outcome::Failed("no room".to_owned())));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_called_off_behind_a_pause_that_fails_leaves_the_vm_running() {
+    let world = World::new().await;
+    let vm = world.add_vm(1, VmState::Running).await;
+    let machine = Some(world.host.stray_machine(vm));
+    world.put(vec![Change::VmMachine { vm, machine }]).await;
+    world.host.hold(Effect::Pause);
+    world.host.fail_next(Effect::Pause, "no answer");
+    let engine = world.engine();
+    let pause = ask(&engine, vm, VmCommand::Pause).await;
+    world.host.reached(Effect::Pause, 1).await;
+    let stop = ask(&engine, vm, VmCommand::Stop).await;
+    engine.cancel(stop).await.expect("it has not begun");
+    assert!(matches!(ended(&engine, stop).await.state, OperationState::Cancelled(_)));
+    world.host.release(Effect::Pause);
+    assert!(matches!(ended(&engine, pause).await.state, OperationState::Failed(_)));
+    assert_eq!(world.vm(vm).await.state, VmState::Running);
+}

@@ -2,7 +2,7 @@
 //! the next one ends what was let in, truthfully, and nothing is lost or left over.
 
 use vman_core::lifecycle::{Outcome, VmCommand};
-use vman_core::operation::{Effect, StepState, Verb};
+use vman_core::operation::{Effect, Verb};
 use vman_core::testing::samples;
 
 use super::mortal::Mortal;
@@ -132,8 +132,7 @@ async fn an_undoing_that_was_cut_off_goes_on_and_tells_what_it_left() {
 }
 
 fn has_failed(operation: &Operation) -> bool {
-    let untroubled = [StepState::Pending, StepState::Running, StepState::Done];
-    operation.steps.iter().any(|step| !untroubled.contains(&step.state))
+    operation.steps.iter().any(|step| step.state.is_failure())
 }
 
 #[tokio::test(start_paused = true)]
