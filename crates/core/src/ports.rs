@@ -111,8 +111,11 @@ pub trait Recall: Send + Sync {
 /// Changes the records.
 #[async_trait]
 pub trait Record: Recall {
-    /// All or none, durable once it returns. The order given is kept.
+    /// All or none. Once it returns the daemon may die: it is recorded. The order given is kept.
     async fn commit(&self, changes: Vec<Change>) -> Result<(), RecordError>;
+
+    /// Waits until what was committed by now outlives a loss of power, too.
+    async fn sync(&self) -> Result<(), RecordError>;
 }
 
 /// One change of one record.

@@ -194,6 +194,8 @@ impl Engine {
     }
 
     /// The operation once it has ended, or as it is after `at_most`; none if there is no such one.
+    /// That it was let in outlives a loss of power; one that comes right after its end has it
+    /// carried out once more, to the same end.
     pub async fn wait(
         &self,
         id: OperationId,
@@ -231,6 +233,11 @@ impl Engine {
 
     fn commit_port(&self) -> &dyn Record {
         &*self.inner.ports.record
+    }
+
+    /// Waits until what was committed by now outlives a loss of power.
+    async fn sync(&self) -> Result<(), RecordError> {
+        self.commit_port().sync().await
     }
 
     fn now(&self) -> vman_core::ident::Timestamp {

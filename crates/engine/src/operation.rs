@@ -74,6 +74,9 @@ impl Engine {
             Part::Network(_) => &self.inner.ports.network,
             Part::Machine(_) | Part::Disk(_) | Part::QuarantineFile => &self.inner.ports.operator,
         };
+        if outlives_power(effect) {
+            self.sync().await.map_err(|error| ApplyError::Failed(error.to_string()))?;
+        }
         let at_most = deadline::of(effect, self.inner.config.stop_grace);
         match tokio::time::timeout(at_most, port.apply(effect, target)).await {
             Ok(applied) => applied,
@@ -214,6 +217,33 @@ impl Run<'_> {
 
     async fn record_untold(&mut self) -> Result<(), RecordError> {
         self.engine.commit(std::mem::take(&mut self.untold)).await
+    }
+}
+
+/// Whether a loss of power leaves what the effect does to the host: files. Then the record of it has
+/// to be on the device first; machines and network devices go with the power.
+fn outlives_power(effect: Effect) -> bool {
+    match effect {
+        Effect::PrepareDirectory
+        | Effect::RemoveDirectory
+        | Effect::PrepareDisks
+        | Effect::DiscardNewDisks
+        | Effect::CreateImage
+        | Effect::ResizeImage
+        | Effect::DeleteImage
+        | Effect::QuarantineFile => true,
+        Effect::ConnectNetwork
+        | Effect::DisconnectNetwork
+        | Effect::Launch
+        | Effect::Adopt
+        | Effect::PowerOff
+        | Effect::End
+        | Effect::Kill
+        | Effect::Pause
+        | Effect::Resume
+        | Effect::Reset
+        | Effect::AttachDisk
+        | Effect::DetachDisk => false,
     }
 }
 

@@ -11,13 +11,17 @@ use vman_plugin::host::Client;
 use vman_plugin::{BackendError, Control, ErrorCode, RunState};
 
 use crate::survey::recorded_machine;
-use crate::watch::Changes;
+use crate::watch::{Changes, News};
 use crate::{Operator, spec, told};
 
 /// A machine that is being waited for is looked at again at least this often, for an event may be
 /// lost; and its power button is pressed again: a press before the guest listens is lost, too, and
 /// one that is shutting down already takes no notice.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
+
+/// Most guests have obeyed by then, or are at it: a machine whose button was pressed is looked at
+/// for the first time when it tells something, or after this.
+const OBEYS_SOON: Duration = Duration::from_millis(20);
 
 impl Operator {
     pub(crate) async fn apply_to_vm(
@@ -131,16 +135,21 @@ impl Operator {
         mut changes: Changes,
     ) -> Guest {
         let mut pressed = begun;
+        let mut wait = OBEYS_SOON;
         // Bounded by the grace: every turn waits at most for what is left of it.
         loop {
+            let left = self.stop_grace.saturating_sub(begun.elapsed());
+            match changes.next(left.min(wait)).await {
+                News::GuestShutdown => return Guest::PoweredOff,
+                News::Look => {}
+            }
             if let Some(guest) = seen_after_button(client, id).await {
                 return guest;
             }
-            let left = self.stop_grace.saturating_sub(begun.elapsed());
             if left.is_zero() {
                 return Guest::StillOn;
             }
-            changes.next(left.min(TRY_AGAIN)).await;
+            wait = TRY_AGAIN;
             if pressed.elapsed() >= TRY_AGAIN {
                 pressed = Instant::now();
                 // It was pressed once: what fails now shows in what is seen next.

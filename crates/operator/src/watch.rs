@@ -18,7 +18,7 @@ use tokio::sync::{broadcast, mpsc};
 use tracing::{debug, info, warn};
 use vman_core::ident::VmId;
 use vman_core::vm::Process;
-use vman_plugin::Event;
+use vman_plugin::{Event, RunState};
 
 /// How long after an effect on a machine its changes are still taken for the effect's: what is left
 /// to be told of an end comes a moment later.
@@ -33,11 +33,27 @@ pub(crate) struct Watch {
 
 struct Shared {
     wake: Arc<dyn Fn() + Send + Sync>,
-    /// The machine that changed; none if that is not known.
-    changes: broadcast::Sender<Option<VmId>>,
+    changes: broadcast::Sender<Change>,
     /// More than one process of a machine is a mistake of somebody's, and each is watched once.
     watched: Mutex<HashSet<(VmId, Process)>>,
     effects: Mutex<HashMap<VmId, Effects>>,
+}
+
+/// What changed.
+#[derive(Debug, Clone, Copy)]
+struct Change {
+    /// None if that is not known.
+    machine: Option<VmId>,
+    news: News,
+}
+
+/// What is known of a change without looking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum News {
+    /// The guest has powered itself off, and its machine is still there.
+    GuestShutdown,
+    /// Something, or nothing within the time that was waited.
+    Look,
 }
 
 /// On one machine.
@@ -57,23 +73,26 @@ impl std::fmt::Debug for Watch {
 }
 
 impl Shared {
-    fn changed(&self, machine: Option<VmId>) {
+    fn changed(&self, machine: Option<VmId>, news: News) {
         // Usually nobody waits for a machine.
-        let _ = self.changes.send(machine);
+        let _ = self.changes.send(Change { machine, news });
         if !machine.is_some_and(|id| self.put_off(id)) {
             (self.wake)();
         }
     }
 
-    /// An end that no effect was to bring about is told at once, whatever else is under way.
-    fn ended(&self, id: VmId) {
+    /// An end that no effect was to bring about is told at once, whatever else is under way. True
+    /// if one was.
+    fn ended(&self, id: VmId) -> bool {
         let wanted = self.effects().get(&id).is_some_and(|effects| effects.ending);
         if wanted {
-            return self.changed(Some(id));
+            self.changed(Some(id), News::Look);
+            return true;
         }
         // Usually nobody waits for a machine.
-        let _ = self.changes.send(Some(id));
+        let _ = self.changes.send(Change { machine: Some(id), news: News::Look });
         (self.wake)();
+        false
     }
 
     /// False if no effect is under way on the machine.
@@ -148,11 +167,14 @@ impl Watch {
             while let Some(event) = events.recv().await {
                 debug!(?event, "the backend says");
                 match event {
-                    Event::MachineChanged { id, .. } | Event::DiskDetached { id, .. } => {
-                        shared.changed(Some(VmId(id)));
+                    Event::MachineChanged { id, run_state: RunState::GuestShutdown } => {
+                        shared.changed(Some(VmId(id)), News::GuestShutdown);
                     }
-                    Event::MachineEnded { id, .. } => shared.ended(VmId(id)),
-                    Event::Other => shared.changed(None),
+                    Event::MachineChanged { id, .. } | Event::DiskDetached { id, .. } => {
+                        shared.changed(Some(VmId(id)), News::Look);
+                    }
+                    Event::MachineEnded { id, .. } => drop(shared.ended(VmId(id))),
+                    Event::Other => shared.changed(None, News::Look),
                 }
             }
         });
@@ -170,7 +192,7 @@ impl Watch {
             Ok(None) => {
                 debug!(vm = %id, pid = process.pid, "the process has ended already");
                 self.shared.forget(id, process);
-                self.shared.changed(Some(id));
+                self.shared.changed(Some(id), News::Look);
             }
             // It may well live: to look again at once would not help, and would never end.
             Err(error) => {
@@ -211,12 +233,16 @@ fn register(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 async fn until_it_ends(shared: Arc<Shared>, id: VmId, process: Process, pidfd: AsyncFd<OwnedFd>) {
-    match pidfd.readable().await {
-        Ok(_) => info!(vm = %id, pid = process.pid, "the machine's process has ended"),
-        Err(error) => warn!(vm = %id, pid = process.pid, %error, "cannot be watched any more"),
-    }
+    let seen = pidfd.readable().await.map(drop);
     shared.forget(id, process);
-    shared.ended(id);
+    let wanted = shared.ended(id);
+    let pid = process.pid;
+    match seen {
+        // Its operation tells of it.
+        Ok(()) if wanted => debug!(vm = %id, pid, "the machine's process has ended"),
+        Ok(()) => info!(vm = %id, pid, "the machine's process has ended"),
+        Err(error) => warn!(vm = %id, pid, %error, "cannot be watched any more"),
+    }
 }
 
 /// An effect on a machine is under way.
@@ -243,24 +269,26 @@ impl Drop for DuringEffect {
 #[derive(Debug)]
 pub(crate) struct Changes {
     machine: VmId,
-    changes: broadcast::Receiver<Option<VmId>>,
+    changes: broadcast::Receiver<Change>,
 }
 
 impl Changes {
     /// Returns at the next change, or after `at_most`.
-    pub(crate) async fn next(&mut self, at_most: Duration) {
+    pub(crate) async fn next(&mut self, at_most: Duration) -> News {
         let changed = async {
             // Bounded by the time-out around it.
             loop {
                 match self.changes.recv().await {
-                    Ok(Some(other)) if other != self.machine => {}
-                    Ok(_) | Err(RecvError::Lagged(_)) => return,
+                    Ok(Change { machine: Some(other), .. }) if other != self.machine => {}
+                    Ok(Change { machine: Some(_), news }) => return news,
+                    Ok(Change { machine: None, .. }) | Err(RecvError::Lagged(_)) => {
+                        return News::Look;
+                    }
                     Err(RecvError::Closed) => std::future::pending().await,
                 }
             }
         };
-        // A time-out does not change what the caller does: look again.
-        let _ = tokio::time::timeout(at_most, changed).await;
+        tokio::time::timeout(at_most, changed).await.unwrap_or(News::Look)
     }
 }
 
@@ -363,20 +391,20 @@ mod tests {
         let [mine, other] = [1, 2].map(|number| VmId(uuid::Uuid::from_u128(number)));
         let mut changes = watch.changes(mine);
         let (first, second) = (watch.during_effect(mine, false), watch.during_effect(mine, false));
-        watch.shared.changed(Some(mine));
+        watch.shared.changed(Some(mine), News::Look);
         let begun = tokio::time::Instant::now();
         changes.next(Duration::from_secs(60)).await;
         assert_eq!(begun.elapsed(), Duration::ZERO, "who waits sees it");
         drop(first);
         tokio::time::sleep(AFTER_EFFECT * 2).await;
         drop(second);
-        watch.shared.changed(Some(mine));
+        watch.shared.changed(Some(mine), News::Look);
         assert_eq!(wakes.load(Ordering::SeqCst), 0);
-        watch.shared.changed(Some(other));
+        watch.shared.changed(Some(other), News::Look);
         assert_eq!(wakes.load(Ordering::SeqCst), 1);
         tokio::time::sleep(AFTER_EFFECT * 2).await;
         assert_eq!(wakes.load(Ordering::SeqCst), 2);
-        watch.shared.changed(Some(mine));
+        watch.shared.changed(Some(mine), News::Look);
         assert_eq!(wakes.load(Ordering::SeqCst), 3);
     }
 
@@ -401,12 +429,12 @@ mod tests {
         let at_most = Duration::from_secs(60);
         for (told, waits) in [(Some(other), true), (Some(mine), false), (None, false)] {
             let begun = tokio::time::Instant::now();
-            watch.shared.changed(told);
+            watch.shared.changed(told, News::Look);
             changes.next(at_most).await;
             assert_eq!(begun.elapsed() >= at_most, waits, "{told:?}");
         }
         for _ in 0..=CHANGES_KEPT {
-            watch.shared.changed(Some(other));
+            watch.shared.changed(Some(other), News::Look);
         }
         let begun = tokio::time::Instant::now();
         changes.next(at_most).await;

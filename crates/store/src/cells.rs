@@ -156,6 +156,55 @@ pub(crate) fn first<T>(
     rows.next()?.map(read).transpose()
 }
 
+/// Does `work` in one transaction that `begin` begins, all of it or, if it fails or panics, nothing.
+/// As rusqlite's own, which has its statements parsed anew each time; a short transaction takes
+/// hardly longer than that.
+pub(crate) fn in_transaction<T>(
+    connection: &Connection,
+    begin: Begin,
+    work: impl FnOnce(&Connection) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    execute(connection, begin.sql(), [])?;
+    let open = Open(connection);
+    let done = work(connection)?;
+    execute(connection, "COMMIT", [])?;
+    // Closed by now.
+    drop(open);
+    Ok(done)
+}
+
+/// How a transaction begins: <https://sqlite.org/lang_transaction.html>.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Begin {
+    /// To read one snapshot.
+    Deferred,
+    /// To write.
+    Immediate,
+}
+
+impl Begin {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Deferred => "BEGIN DEFERRED",
+            Self::Immediate => "BEGIN IMMEDIATE",
+        }
+    }
+}
+
+/// A transaction that may be open yet; then it comes to nothing.
+struct Open<'c>(&'c Connection);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        // SQLite itself has closed it after some failures, of which the caller knows.
+        if !self.0.is_autocommit()
+            && let Err(error) = self.0.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "a transaction cannot be rolled back");
+        }
+    }
+}
+
 /// How many rows `sql` changed.
 pub(crate) fn execute(
     connection: &Connection,

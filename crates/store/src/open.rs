@@ -12,7 +12,7 @@ use rusqlite_migration::{M, Migrations};
 use thiserror::Error;
 
 /// How long a connection waits for another process that has the file locked, e.g. a backup.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept by each connection: more than this crate has.
 const STATEMENTS_KEPT: usize = 128;
 /// Only the user that runs vman: the records name every machine and what a policy said.
@@ -59,7 +59,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn sql(path: &Path, error: &rusqlite::Error) -> Self {
+    pub(crate) fn sql(path: &Path, error: &rusqlite::Error) -> Self {
         let (path, reason) = (path.to_owned(), error.to_string());
         match error.sqlite_error_code() {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
@@ -76,7 +76,7 @@ impl StoreError {
     }
 }
 
-/// The only connection that writes. Makes the file where there is none, and its schema new.
+/// The only connection that writes records. Makes the file where there is none, and its schema new.
 pub(crate) fn writer(path: &Path) -> Result<Connection, StoreError> {
     make_private(path)
         .map_err(|source| StoreError::Inaccessible { path: path.to_owned(), source })?;
@@ -86,8 +86,21 @@ pub(crate) fn writer(path: &Path) -> Result<Connection, StoreError> {
     refuse_others(path, &connection)?;
     let _mode: String =
         connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(sql)?;
+    // Until here nobody else has what is written to the device.
     connection.pragma_update(None, "synchronous", "FULL").map_err(sql)?;
     migrate(path, &mut connection)?;
+    connection.pragma_update(None, "synchronous", "NORMAL").map_err(sql)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(sql)?;
+    Ok(connection)
+}
+
+/// The only connection that folds the journal into the file. The file must have been opened by
+/// [`writer`].
+pub(crate) fn folder(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let sql = |error| StoreError::sql(path, &error);
+    let connection = connect(path, flags).map_err(sql)?;
+    connection.pragma_update(None, "synchronous", "NORMAL").map_err(sql)?;
     Ok(connection)
 }
 
@@ -111,13 +124,6 @@ fn make_private(path: &Path) -> io::Result<()> {
 pub(crate) fn reader(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     connect(path, flags).map_err(|error| StoreError::sql(path, &error))
-}
-
-/// Likewise, and it does not wait for a program that has the file locked.
-pub(crate) fn impatient_reader(path: &Path) -> Result<Connection, StoreError> {
-    let connection = reader(path)?;
-    let at_once = connection.busy_timeout(Duration::ZERO);
-    at_once.map_err(|error| StoreError::sql(path, &error)).map(|()| connection)
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {

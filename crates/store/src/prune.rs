@@ -24,7 +24,7 @@ pub(crate) const KEPT: Kept =
     Kept { operations: 10_000, issues: 10_000, requests: 10_000, judgements: 200 };
 
 /// Commits from one pruning to the next: what is kept may be exceeded by what they add.
-pub(crate) const COMMITS_BETWEEN: u32 = 256;
+pub(crate) const COMMITS_BETWEEN: u64 = 256;
 
 pub(crate) fn prune(connection: &Connection, kept: Kept) -> Result<(), Fault> {
     let operations = "DELETE FROM operations WHERE state NOT IN ('pending', 'running')

@@ -1,9 +1,11 @@
-//! The store as the rest of vman sees it: the ports, each call a job for a thread that may block.
+//! The store as the rest of vman sees it: the ports. What is short is done at once, the rest by
+//! threads that may block.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, ErrorCode};
@@ -19,47 +21,54 @@ use vman_core::repair::{Attempt, Issue};
 use vman_core::template::Template;
 use vman_core::vm::Vm;
 
-use crate::cells::Fault;
+use crate::cells::{Begin, Fault, in_transaction};
 use crate::open::{self, StoreError};
-use crate::threads::{AtHand, Threads};
+use crate::syncer::Syncer;
+use crate::threads::{Shared, Threads};
 use crate::{disks, issues, operations, requests, templates, vms, write};
 
 /// Threads that read: lists are short, so a few suffice.
 const READERS: usize = 2;
-/// Connections for what is read where it is asked for.
+/// Connections for what is read where it is asked for, while the writer's is in use.
 const AT_HAND: usize = 2;
 
 /// Every record, in one SQLite file. Dropping it waits until what was asked for is done.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    // Before the writer: the connection that closes last folds the journal into the file.
-    at_hand: AtHand,
-    readers: Threads,
-    writer: Threads,
-    commits: AtomicU32,
+    patient_writer: Threads<Shared>,
+    readers: Threads<Connection>,
+    syncer: Syncer,
+    /// The writer's first: it has at hand what it has written.
+    at_hand: Vec<Shared>,
+    // Last: the connection that closes last folds the journal into the file.
+    writer: Shared,
+    commits: AtomicU64,
 }
 
 impl Store {
     /// Opens the records in `path`, and makes the file (mode 0600) where there is none. Blocks:
     /// the whole file is checked.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let writer = open::writer(path)?;
-        let readers = (0..READERS).map(|_| open::reader(path)).collect::<Result<Vec<_>, _>>()?;
-        let at_hand =
-            (0..AT_HAND).map(|_| open::impatient_reader(path)).collect::<Result<Vec<_>, _>>()?;
-        let threads = |name, connections| {
-            Threads::start(name, connections).map_err(|error| StoreError::Unusable {
-                path: path.to_owned(),
-                reason: format!("no thread can be started: {error}"),
-            })
+        let sql = |error| StoreError::sql(path, &error);
+        let thread = |error| StoreError::Unusable {
+            path: path.to_owned(),
+            reason: format!("no thread can be started: {error}"),
         };
+        let writer = Shared::new(open::writer(path)?).map_err(sql)?;
+        let readers = (0..READERS).map(|_| open::reader(path)).collect::<Result<_, _>>()?;
+        let mut at_hand = vec![writer.clone()];
+        for _ in 0..AT_HAND {
+            at_hand.push(Shared::new(open::reader(path)?).map_err(sql)?);
+        }
         let store = Self {
             path: path.to_owned(),
-            at_hand: AtHand::new(at_hand),
-            readers: threads("store-reader", readers)?,
-            writer: threads("store-writer", vec![writer])?,
-            commits: AtomicU32::new(0),
+            readers: Threads::start("store-reader", readers).map_err(thread)?,
+            syncer: Syncer::start(path, open::folder(path)?).map_err(thread)?,
+            at_hand,
+            patient_writer: Threads::start("store-writer", vec![writer.clone()]).map_err(thread)?,
+            writer,
+            commits: AtomicU64::new(0),
         };
         tracing::debug!(path = %path.display(), "the records are open");
         Ok(store)
@@ -70,10 +79,9 @@ impl Store {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, RecordError> {
-        let answer = self.readers.run(move |connection| {
-            let snapshot = connection.transaction()?;
-            read(&snapshot)
-        });
+        let answer = self
+            .readers
+            .run(move |connection| in_transaction(connection, Begin::Deferred, read));
         answer.await.map_err(|fault| self.explain(fault))
     }
 
@@ -83,7 +91,9 @@ impl Store {
         &self,
         read: impl Fn(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, RecordError> {
-        match self.at_hand.read(&read) {
+        let at_once =
+            |connection: &Connection| in_transaction(connection, Begin::Deferred, &read);
+        match self.at_hand.iter().find_map(|shared| shared.at_once(at_once)) {
             Some(answer) => answer.map_err(|fault| self.explain(fault)),
             None => self.read(read).await,
         }
@@ -238,7 +248,31 @@ impl Recall for Store {
 impl Record for Store {
     async fn commit(&self, changes: Vec<Change>) -> Result<(), RecordError> {
         let number = self.commits.fetch_add(1, Ordering::Relaxed);
-        let answer = self.writer.run(move |connection| write::commit(connection, changes, number));
-        answer.await.map_err(|fault| self.explain(fault))
+        let commits = self.syncer.commits().clone();
+        let changes = Arc::new(changes);
+        let write = move |connection: &Connection| {
+            write::commit(connection, &changes, number)?;
+            commits.one_more();
+            Ok(())
+        };
+        let at_once = match write::is_short(number) {
+            true => self.writer.at_once(write.clone()),
+            false => None,
+        };
+        let committed = match at_once {
+            Some(committed) => committed,
+            None => self.patient_writer.run(move |writer| writer.patiently(write)).await,
+        };
+        committed.map_err(|fault| self.explain(fault))
+    }
+
+    async fn sync(&self) -> Result<(), RecordError> {
+        self.syncer.reached().await.map_err(|why| {
+            let path = self.path.display();
+            RecordError::Unavailable(format!(
+                "{path} cannot be written to its device ({why}), so what was recorded last may be \
+                 lost when the host loses its power; see to its file system and restart vman"
+            ))
+        })
     }
 }

@@ -1,40 +1,44 @@
-//! Threads that own connections: jobs go in by a bounded queue, answers come back by a oneshot, and
-//! no async task ever waits inside SQLite, neither for a lock nor for storage to be written. What
-//! is read in less time than a thread takes to wake up is read where it is asked for.
+//! Who uses which connection. What takes no longer than waking a thread is done where it is asked
+//! for; what may have to wait, for another process or for much to be read, is a job for threads
+//! that own connections or wait for them: jobs go in by a bounded queue, answers come back by a
+//! oneshot, and no async task ever waits inside SQLite.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 use vman_core::ports::RecordError;
 
 use crate::cells::Fault;
+use crate::open::BUSY_TIMEOUT;
 
 /// Jobs that may wait for one pool; who comes after them waits for room.
 const QUEUE_LENGTH: usize = 256;
 
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+type Job<C> = Box<dyn FnOnce(&mut C) + Send>;
 
-/// Threads that take jobs from one queue, each with a connection of its own.
+/// Threads that take jobs from one queue, each with what it needs for them: a connection, or the
+/// way to one.
 #[derive(Debug)]
-pub(crate) struct Threads {
+pub(crate) struct Threads<C> {
     /// Absent only while this is dropped.
-    queue: Option<mpsc::Sender<Job>>,
+    queue: Option<mpsc::Sender<Job<C>>>,
     handles: Vec<JoinHandle<()>>,
 }
 
-impl Threads {
-    /// One thread for each connection.
-    pub(crate) fn start(name: &str, connections: Vec<Connection>) -> io::Result<Self> {
+impl<C: Send + 'static> Threads<C> {
+    /// One thread for each of `owned`.
+    pub(crate) fn start(name: &str, owned: Vec<C>) -> io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE_LENGTH);
         let jobs = Arc::new(Mutex::new(jobs));
         let mut threads = Self { queue: Some(queue), handles: Vec::new() };
-        for connection in connections {
+        for one in owned {
             let jobs = Arc::clone(&jobs);
             let builder = std::thread::Builder::new().name(name.to_owned());
-            threads.handles.push(builder.spawn(move || work(&jobs, connection))?);
+            threads.handles.push(builder.spawn(move || work(&jobs, one))?);
         }
         Ok(threads)
     }
@@ -43,7 +47,7 @@ impl Threads {
     /// still waits for its answer.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&mut Connection) -> Result<T, Fault> + Send + 'static,
+        job: impl FnOnce(&mut C) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         let ended = || {
             let text = "a thread of the store has ended; restart vman".to_owned();
@@ -51,16 +55,16 @@ impl Threads {
         };
         let queue = self.queue.as_ref().ok_or_else(ended)?;
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
+        let job: Job<C> = Box::new(move |owned| {
             // Nobody waits any more: there is nobody to tell.
-            let _ = reply.send(job(connection));
+            let _ = reply.send(job(owned));
         });
         queue.send(job).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
 }
 
-impl Drop for Threads {
+impl<C> Drop for Threads<C> {
     /// Waits until every job in the queue is done.
     fn drop(&mut self) {
         self.queue = None;
@@ -72,45 +76,60 @@ impl Drop for Threads {
     }
 }
 
-/// Connections that read where they are asked to.
-#[derive(Debug)]
-pub(crate) struct AtHand(Vec<Mutex<Connection>>);
-
-impl AtHand {
-    /// The connections must not wait for a lock of another process.
-    pub(crate) fn new(connections: Vec<Connection>) -> Self {
-        Self(connections.into_iter().map(Mutex::new).collect())
-    }
-
-    /// Reads in one transaction. `None` where that would have to wait: for a connection, or for
-    /// another process.
-    pub(crate) fn read<T>(
-        &self,
-        read: impl FnOnce(&Connection) -> Result<T, Fault>,
-    ) -> Option<Result<T, Fault>> {
-        // A panic while one was held ended its transaction.
-        let mut connection = self.0.iter().find_map(|one| match one.try_lock() {
-            Ok(free) => Some(free),
-            Err(TryLockError::Poisoned(free)) => Some(free.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        })?;
-        let answer = connection.transaction().map_err(Fault::from).and_then(|one| read(&one));
-        match &answer {
-            Err(Fault::Sql(error)) if is_busy(error) => None,
-            Ok(_) | Err(_) => Some(answer),
-        }
-    }
-}
-
-fn is_busy(error: &rusqlite::Error) -> bool {
-    let code = error.sqlite_error_code();
-    matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
-}
-
-fn work(jobs: &Mutex<mpsc::Receiver<Job>>, mut connection: Connection) {
+fn work<C>(jobs: &Mutex<mpsc::Receiver<Job<C>>>, mut owned: C) {
     loop {
         let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         let Some(job) = next else { return };
-        job(&mut connection);
+        job(&mut owned);
     }
+}
+
+/// A connection that several use in turn, none for longer than it takes to wake a thread but who
+/// is [patient](Self::patiently). It waits for no other process.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared(Arc<Mutex<Connection>>);
+
+impl Shared {
+    pub(crate) fn new(connection: Connection) -> Result<Self, rusqlite::Error> {
+        connection.busy_timeout(Duration::ZERO)?;
+        Ok(Self(Arc::new(Mutex::new(connection))))
+    }
+
+    /// `None` where that would have to wait: for the connection, or for another process. Then
+    /// nothing was done.
+    pub(crate) fn at_once<T>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Option<Result<T, Fault>> {
+        // A panic while it was held ended its transaction.
+        let connection = match self.0.try_lock() {
+            Ok(free) => free,
+            Err(TryLockError::Poisoned(free)) => free.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(job(&connection)).filter(|answer| !is_busy(answer))
+    }
+
+    /// Waits for the connection, and for a process that has the file locked, [`BUSY_TIMEOUT`] at
+    /// most. For threads that may block.
+    pub(crate) fn patiently<T>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let connection = self.lock();
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        let answer = job(&connection);
+        connection.busy_timeout(Duration::ZERO)?;
+        answer
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_busy<T>(answer: &Result<T, Fault>) -> bool {
+    let Err(Fault::Sql(error)) = answer else { return false };
+    let code = error.sqlite_error_code();
+    matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }

@@ -1,58 +1,68 @@
 //! One commit: its changes in order, in one transaction. Each change is found in the table it
 //! belongs to.
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::Connection;
 use vman_core::ports::Change;
 
-use crate::cells::Fault;
+use crate::cells::{Begin, Fault, in_transaction};
 use crate::disks::Holding;
 use crate::prune::{COMMITS_BETWEEN, KEPT, prune};
 use crate::{disks, issues, operations, requests, templates, vms};
 
 /// Applies all of `changes` or none; `number` counts the commits of this store from 0.
 pub(crate) fn commit(
-    connection: &mut Connection,
-    changes: Vec<Change>,
-    number: u32,
+    connection: &Connection,
+    changes: &[Change],
+    number: u64,
 ) -> Result<(), Fault> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for change in changes {
-        apply(&transaction, change)?;
-    }
-    if number.is_multiple_of(COMMITS_BETWEEN) {
-        prune(&transaction, KEPT)?;
-    }
-    Ok(transaction.commit()?)
+    in_transaction(connection, Begin::Immediate, |transaction| {
+        for change in changes {
+            apply(transaction, change)?;
+        }
+        if !is_short(number) {
+            prune(transaction, KEPT)?;
+        }
+        Ok(())
+    })
 }
 
-fn apply(to: &Connection, change: Change) -> Result<(), Fault> {
+/// Whether the commit of this number only changes a few rows, and prunes nothing.
+pub(crate) fn is_short(number: u64) -> bool {
+    !number.is_multiple_of(COMMITS_BETWEEN)
+}
+
+fn apply(to: &Connection, change: &Change) -> Result<(), Fault> {
     match change {
-        Change::AddTemplate(template) => templates::add(to, &template),
-        Change::RemoveTemplate(name) => templates::remove(to, &name),
-        Change::AddVm(vm) => vms::add(to, &vm),
-        Change::RemoveVm(vm, at) => vms::remove(to, vm, at),
-        Change::VmState { vm, expected, state, at } => vms::set_state(to, vm, expected, &state, at),
-        Change::VmMachine { vm, machine } => vms::set_machine(to, vm, machine.as_ref()),
-        Change::VmAutostart { vm, autostart, at } => vms::set_autostart(to, vm, autostart, at),
-        Change::ExpectVm { vm, expected } => vms::expect(to, vm, expected),
-        Change::AddDisk(disk) => disks::add(to, &disk),
-        Change::RemoveDisk(disk) => disks::remove(to, disk),
-        Change::DiskState { disk, expected, state, vm, mount_point, at } => {
-            disks::set_state(to, disk, expected, &Holding { state, vm, mount_point }, at)
+        Change::AddTemplate(template) => templates::add(to, template),
+        Change::RemoveTemplate(name) => templates::remove(to, name),
+        Change::AddVm(vm) => vms::add(to, vm),
+        Change::RemoveVm(vm, at) => vms::remove(to, *vm, *at),
+        Change::VmState { vm, expected, state, at } => {
+            vms::set_state(to, *vm, *expected, state, *at)
         }
-        Change::DiskSize { disk, size_gib } => disks::set_size(to, disk, size_gib),
-        Change::AddOperation(operation) => operations::add(to, &operation),
-        Change::RequestCancel(operation) => operations::request_cancel(to, operation),
+        Change::VmMachine { vm, machine } => vms::set_machine(to, *vm, machine.as_ref()),
+        Change::VmAutostart { vm, autostart, at } => vms::set_autostart(to, *vm, *autostart, *at),
+        Change::ExpectVm { vm, expected } => vms::expect(to, *vm, *expected),
+        Change::AddDisk(disk) => disks::add(to, disk),
+        Change::RemoveDisk(disk) => disks::remove(to, *disk),
+        Change::DiskState { disk, expected, state, vm, mount_point, at } => {
+            let holding =
+                Holding { state: state.clone(), vm: *vm, mount_point: mount_point.clone() };
+            disks::set_state(to, *disk, *expected, &holding, *at)
+        }
+        Change::DiskSize { disk, size_gib } => disks::set_size(to, *disk, *size_gib),
+        Change::AddOperation(operation) => operations::add(to, operation),
+        Change::RequestCancel(operation) => operations::request_cancel(to, *operation),
         Change::OperationState { operation, state, at } => {
-            operations::set_state(to, operation, &state, at)
+            operations::set_state(to, *operation, state, *at)
         }
         Change::OperationStep { operation, index, step } => {
-            operations::set_step(to, operation, index, &step)
+            operations::set_step(to, *operation, *index, step)
         }
-        Change::PutIssue(issue) => issues::put(to, &issue),
-        Change::AddJudgement(judgement) => issues::add_judgement(to, &judgement),
-        Change::KeepRequest(request) => requests::keep(to, &request),
-        Change::HostBoot(boot) => requests::set_host_boot(to, boot),
+        Change::PutIssue(issue) => issues::put(to, issue),
+        Change::AddJudgement(judgement) => issues::add_judgement(to, judgement),
+        Change::KeepRequest(request) => requests::keep(to, request),
+        Change::HostBoot(boot) => requests::set_host_boot(to, *boot),
     }
 }
 
@@ -67,7 +77,7 @@ mod tests {
 
     fn database() -> (tempfile::TempDir, Connection) {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut database = open::writer(&folder.path().join("vman.db")).expect("opens");
+        let database = open::writer(&folder.path().join("vman.db")).expect("opens");
         let changes = vec![
             Change::AddTemplate(template("small")),
             Change::AddVm(vm(1, VmState::Stopped)),
@@ -75,7 +85,7 @@ mod tests {
             Change::AddDisk(attached(1, 1, "/dev/sdb")),
             Change::AddDisk(attached(2, 2, "/dev/sdb")),
         ];
-        commit(&mut database, changes, 0).expect("committed");
+        commit(&database, &changes, 0).expect("committed");
         (folder, database)
     }
 
@@ -135,15 +145,16 @@ mod tests {
 
     #[test]
     fn a_full_file_system_is_told_and_changes_nothing() {
-        let (_folder, mut database) = database();
+        let (_folder, database) = database();
         let pages: i64 =
             database.query_row("PRAGMA page_count", [], |row| row.get(0)).expect("readable");
         let limit: i64 = database
             .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| row.get(0))
             .expect("limited");
         assert_eq!(limit, pages);
-        let many = (3..=250).map(|number| Change::AddVm(vm(number, VmState::Stopped))).collect();
-        let Err(Fault::Sql(error)) = commit(&mut database, many, 1) else {
+        let many: Vec<_> =
+            (3..=250).map(|number| Change::AddVm(vm(number, VmState::Stopped))).collect();
+        let Err(Fault::Sql(error)) = commit(&database, &many, 1) else {
             panic!("there is no room for so many");
         };
         assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DiskFull));

@@ -228,7 +228,7 @@ impl<A: Acceleration> Backend for Qemu<A> {
         watched.witness().ask();
         let (found, held) = (watched.found(), watched.held());
         // Looking for others takes as long as its end.
-        let (known, others) = tokio::join!(kill(found, &held), self.kill_others(id, Some(found)));
+        let (known, others) = tokio::join!(kill(found, held), self.kill_others(id, Some(found)));
         known.and(others)
     }
 
@@ -281,7 +281,7 @@ impl<A: Acceleration> Qemu<A> {
     /// Also kills what runs this machine beside the process that is `known`.
     async fn kill_others(&self, id: Uuid, known: Option<&Found>) -> Result<(), BackendError> {
         for (found, held) in self.registry.others(id, known).await? {
-            kill(&found, &held).await?;
+            kill(&found, Arc::new(held)).await?;
         }
         Ok(())
     }
@@ -348,10 +348,13 @@ async fn already_lives(watched: &Watched) -> Result<Machine, BackendError> {
     }
 }
 
-async fn kill(found: &Found, held: &Held) -> Result<(), BackendError> {
+async fn kill(found: &Found, held: Arc<Held>) -> Result<(), BackendError> {
     let pid = found.identity.pid;
     let trouble = |error| failed(format!("machine {}: process {pid}: {error}", found.id));
     held.kill().map_err(trouble)?;
+    let killed = Arc::clone(&held);
+    // Not waited for: the process's end is what counts.
+    drop(tokio::task::spawn_blocking(move || killed.release_memory()));
     match tokio::time::timeout(KILL_DEADLINE, held.ended()).await {
         Ok(ended) => ended.map_err(trouble),
         Err(_) => Err(timeout(format!(

@@ -90,6 +90,20 @@ impl Request {
         }
     }
 
+    /// Whether it may come to an end long after it was wanted: who wants a machine to end goes on
+    /// to what is firmer.
+    pub(crate) fn may_come_late(&self) -> bool {
+        match self {
+            Self::PowerButton | Self::Quit => true,
+            Self::Pause
+            | Self::Resume
+            | Self::Reset
+            | Self::Attach(_)
+            | Self::Detach(_)
+            | Self::Resize { .. } => false,
+        }
+    }
+
     fn deadline(&self) -> Duration {
         match self {
             Self::PowerButton

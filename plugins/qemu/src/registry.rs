@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
@@ -26,19 +26,27 @@ use crate::spawn::SpawnError;
 /// For the cause of an end that was seen just before a survey to be found; usually a millisecond.
 const END_DEADLINE: Duration = Duration::from_millis(100);
 
+/// Who looked at `/proc` within this time need not look again for a second process of a machine:
+/// there is one only by somebody's mistake. The host looks more often than that, and names what it
+/// finds; and a host with thousands of processes takes longer to look at than a machine to end.
+const LOOKED_RECENTLY: Duration = Duration::from_secs(10);
+
 /// Bounded by the machines that live: an ended one leaves the list when it is next looked at.
 #[derive(Debug)]
 pub(crate) struct Registry {
     machines_dir: PathBuf,
     context: BackendContext,
     watched: Mutex<HashMap<Uuid, Arc<Watched>>>,
+    /// What `/proc` showed, and when.
+    looked: Mutex<Option<(Instant, Vec<Found>)>>,
     ends: Arc<Ends>,
 }
 
 impl Registry {
     pub(crate) fn new(machines_dir: PathBuf, context: BackendContext) -> Self {
         let machines_dir = real(&machines_dir);
-        Self { machines_dir, context, watched: Mutex::default(), ends: Arc::default() }
+        let (watched, looked) = (Mutex::default(), Mutex::default());
+        Self { machines_dir, context, watched, looked, ends: Arc::default() }
     }
 
     /// The folder of the machines' directories, without symlinks as far as it existed when this
@@ -156,11 +164,15 @@ impl Registry {
     }
 
     /// Every process of this machine but the one that is `known`, held and verified; usually none.
+    /// Where one is known, as of the last [`LOOKED_RECENTLY`].
     pub(crate) async fn others(
         &self,
         id: Uuid,
         known: Option<&Found>,
     ) -> Result<Vec<(Found, Held)>, BackendError> {
+        if known.is_some_and(|known| self.is_alone(known)) {
+            return Ok(Vec::new());
+        }
         let mut others = Vec::new();
         for found in self.scan().await? {
             if found.id == id && known != Some(&found) {
@@ -171,13 +183,25 @@ impl Registry {
         Ok(others)
     }
 
+    /// No other process of its machine was seen when somebody last looked, not long ago.
+    fn is_alone(&self, known: &Found) -> bool {
+        let looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        looked.as_ref().is_some_and(|(at, all)| {
+            let is_other = |found: &Found| found.id == known.id && found != known;
+            at.elapsed() < LOOKED_RECENTLY && !all.iter().any(is_other)
+        })
+    }
+
     /// Every living process of a machine below the folder.
     pub(crate) async fn scan(&self) -> Result<Vec<Found>, BackendError> {
-        let machines_dir = self.machines_dir();
-        tokio::task::spawn_blocking(move || process::scan(&machines_dir))
+        let (machines_dir, begun) = (self.machines_dir(), Instant::now());
+        let all = tokio::task::spawn_blocking(move || process::scan(&machines_dir))
             .await
             .map_err(|error| failed(format!("looking for machines in /proc: {error}")))?
-            .map_err(|why| failed(format!("looking for machines in /proc: {why}")))
+            .map_err(|why| failed(format!("looking for machines in /proc: {why}")))?;
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        *looked = Some((begun, all.clone()));
+        Ok(all)
     }
 
     fn list(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Watched>>> {

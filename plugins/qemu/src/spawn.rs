@@ -4,22 +4,30 @@
 //!
 //! Not `std::process::Command`: it cannot make a child inside a cgroup, and moving one there stops
 //! it, and whoever forks, for milliseconds.
+//!
+//! Nor a plain fork: it has the daemon's memory copied on the next write, so that the daemon stands
+//! still at every page for the milliseconds after a start. The child borrows the memory instead, on
+//! a stack of its own, and whoever makes it waits until it has executed the program, as after
+//! vfork(2).
 #![allow(unsafe_code, reason = "clone3, fork, execve, close_range and an ioctl on a pidfd")]
 
 use std::convert::Infallible;
-use std::ffi::{CString, c_char, c_int, c_long};
+use std::ffi::{CString, c_char, c_long};
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use nix::libc;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal};
 use rustix::fs::{Access, Mode};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, WaitId, WaitIdOptions, umask, waitid};
+use rustix::process::{
+    Pid, WaitId, WaitIdOptions, dumpable_behavior, set_dumpable_behavior, umask, waitid,
+};
 use rustix::thread::{
     Gid, Uid, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
@@ -35,6 +43,12 @@ const FIRST_FOREIGN_FD: c_long = 3;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 /// clone(2): the child begins in the cgroup of a descriptor.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Bytes of the child's stack: it calls little, and nothing deep.
+const STACK: usize = 64 << 10;
+
+/// Held while a child borrows the daemon's memory.
+static BORROWED: Mutex<()> = Mutex::new(());
 
 /// Whom a process becomes. Its capabilities go with root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,22 +141,20 @@ pub(crate) fn spawn(plan: &Plan, cgroup: Option<BorrowedFd<'_>>) -> Result<u32, 
     };
     // The daemon's environment may hold secrets, and QEMU's modules must not come from it.
     let (arguments, environment) = (pointers(&plan.arguments), pointers(&[c"LC_ALL=C".to_owned()]));
-    let child = Child { plan, null: &null, arguments: &arguments, environment: &environment };
+    let tell_fd = tell.as_fd();
+    let child =
+        Child { plan, null: &null, tell: tell_fd, arguments: &arguments, environment: &environment };
     // Until the child has let go of our handlers none of them may run in it.
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
-    let forked = fork(cgroup);
-    if let Ok(None) = forked {
-        child.run(tell.as_fd());
-    }
+    let made = lend_memory(|| make(&child, cgroup));
     if let Ok(mask) = mask {
         let _ = mask.thread_set_mask();
     }
     drop(tell);
-    let pid = forked.map_err(|error| match cgroup {
+    let pid = made.map_err(|error| match cgroup {
         Some(_) => SpawnError::Cgroup(error),
         None => SpawnError::Fork(error),
     })?;
-    let pid = pid.expect("the child does not get here");
     let mut words = [0; Failed::BYTES];
     match rustix::io::retry_on_intr(|| rustix::io::read(&told, &mut words)) {
         Ok(Failed::BYTES) => {
@@ -164,8 +176,23 @@ pub(crate) fn try_out(plan: &Plan) -> Result<(), SpawnError> {
     Ok(())
 }
 
-/// `None` in the child. With a cgroup it begins in there, or is not made.
-fn fork(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<Pid>> {
+/// A process that changes its user while it has the daemon's memory takes from the memory that it
+/// may be dumped and traced, so that its new user cannot reach into it; once it has memory of its
+/// own, the daemon's is as it was. One at a time: none must give back what another one needs.
+fn lend_memory<T>(lend: impl FnOnce() -> T) -> T {
+    let _alone = BORROWED.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = dumpable_behavior();
+    let lent = lend();
+    if let Ok(before) = before {
+        // It was so before; a daemon that cannot be dumped works as well.
+        let _ = set_dumpable_behavior(before);
+    }
+    lent
+}
+
+/// Has the child run; returns once it has executed its program, or has ended. With a cgroup it
+/// begins in there, or is not made.
+fn make(child: &Child<'_>, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Pid> {
     // SAFETY: a structure of numbers, for which zeros are "nothing of it": clone(2).
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = CLONE_CLEAR_SIGHAND;
@@ -174,41 +201,96 @@ fn fork(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<Pid>> {
         arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = cgroup.as_raw_fd() as u64;
     }
-    let size = size_of::<libc::clone_args>();
-    // SAFETY: without CLONE_VM the child has a copy of all memory, so this is fork(2) but for what
-    // glibc does around it; the child only makes system calls, and ends in execve or _exit.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size) };
-    let pid = match io::Error::last_os_error() {
-        // A container that filters clone3 out, or a kernel before 5.5.
-        _ if pid < 0 && cgroup.is_none() => {
-            // SAFETY: as above.
-            c_long::from(unsafe { libc::fork() })
-        }
-        error if pid < 0 => return Err(error),
-        _ => pid,
-    };
-    match c_int::try_from(pid) {
-        Ok(0) => Ok(None),
-        Ok(pid) => {
-            Pid::from_raw(pid).filter(|_| pid > 0).map(Some).ok_or_else(io::Error::last_os_error)
-        }
-        Err(error) => Err(io::Error::other(error)),
+    match clone_borrowing(arguments, child) {
+        // A container that filters clone3 out, a kernel before 5.5, or another processor.
+        Err(_) if cgroup.is_none() => fork(child),
+        made => made,
     }
 }
 
-/// The child between fork and exec, in a copy of a threaded process: it makes system calls only,
-/// and neither allocates nor takes a lock.
+/// clone3(2) with CLONE_VM and CLONE_VFORK.
+#[cfg(target_arch = "x86_64")]
+fn clone_borrowing(mut arguments: libc::clone_args, child: &Child<'_>) -> io::Result<Pid> {
+    #[repr(align(16))]
+    #[expect(dead_code, reason = "only its room is used")]
+    struct Stack([u8; STACK]);
+
+    let mut stack = Box::<Stack>::new_uninit();
+    arguments.flags |= (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+    arguments.stack = stack.as_mut_ptr().addr() as u64;
+    arguments.stack_size = STACK as u64;
+    let returned: i64;
+    // SAFETY: the kernel reads `arguments`, and stops this thread until the child has executed a
+    // program or has ended, so that the stack and `child` outlive the child's use of them. The
+    // child begins at the stack's upper end, aligned as the psABI wants it for a call, and does not
+    // come back from it. It has memory in common with this process and runs what makes system calls
+    // only, and neither allocates nor takes a lock; registers are its own.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r13",
+            "call r12",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 => returned,
+            in("rdi") &raw const arguments,
+            in("rsi") size_of::<libc::clone_args>(),
+            in("r12") run_child as extern "C" fn(&Child<'_>) -> !,
+            in("r13") child,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    drop(stack);
+    of_number(returned)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn clone_borrowing(_: libc::clone_args, _: &Child<'_>) -> io::Result<Pid> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+extern "C" fn run_child(child: &Child<'_>) -> ! {
+    child.run()
+}
+
+/// With a copy of all memory.
+fn fork(child: &Child<'_>) -> io::Result<Pid> {
+    // SAFETY: the child makes system calls only, and ends in execve or _exit.
+    match unsafe { libc::fork() } {
+        0 => child.run(),
+        -1 => Err(io::Error::last_os_error()),
+        pid => of_number(pid.into()),
+    }
+}
+
+/// What the kernel returns to the parent: a pid, or an error's number below zero.
+fn of_number(returned: i64) -> io::Result<Pid> {
+    let number = i32::try_from(returned).map_err(io::Error::other)?;
+    match Pid::from_raw(number) {
+        Some(pid) if number > 0 => Ok(pid),
+        Some(_) | None => Err(io::Error::from_raw_os_error(-number)),
+    }
+}
+
+/// The child until it executes its program, in the memory of a threaded process or in a copy of it:
+/// it makes system calls only, and neither allocates nor takes a lock.
 struct Child<'p> {
     plan: &'p Plan,
     null: &'p File,
+    /// Where it says why it cannot go on.
+    tell: BorrowedFd<'p>,
     arguments: &'p [*const c_char],
     environment: &'p [*const c_char],
 }
 
 impl Child<'_> {
-    fn run(&self, tell: BorrowedFd<'_>) -> ! {
+    fn run(&self) -> ! {
         let Err(failed) = self.execute();
-        let _ = rustix::io::write(tell, &failed.to_bytes());
+        let _ = rustix::io::write(self.tell, &failed.to_bytes());
         // SAFETY: ends this process without running what the parent has registered for its end.
         unsafe { libc::_exit(127) }
     }
@@ -226,8 +308,8 @@ impl Child<'_> {
         set_no_new_privs(true).map_err(|error| Failed::at(Failed::BECOME, error.into()))?;
         let _ = SigSet::empty().thread_set_mask();
         let (arguments, environment) = (self.arguments.as_ptr(), self.environment.as_ptr());
-        // SAFETY: all three are or hold pointers to strings of the parent, of which this process
-        // has a copy, and both lists end with a null.
+        // SAFETY: all three are or hold pointers to strings of the parent, which are there in this
+        // process, too, and both lists end with a null.
         unsafe { libc::execve(plan.program.as_ptr(), arguments, environment) };
         Err(Failed::at(Failed::EXECUTE, io::Error::last_os_error()))
     }
@@ -340,6 +422,14 @@ pub(crate) fn wait_on(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // open, and the same, until the registration is dropped with it.
     let registered = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
     registered.map_err(io::Error::from)
+}
+
+/// Has the kernel free the memory of a process that got SIGKILL while it ends, on this processor
+/// beside its own: process_mrelease(2), since Linux 5.15. Takes as long as there is memory.
+pub(crate) fn release_memory(pidfd: BorrowedFd<'_>) {
+    // SAFETY: two numbers; it does nothing to a process that is not ending. Without it the memory
+    // is freed all the same.
+    let _ = unsafe { libc::syscall(libc::SYS_process_mrelease, pidfd.as_raw_fd(), 0) };
 }
 
 /// How the process of this descriptor ended, and waits for it where it is a child of ours: it is

@@ -18,7 +18,7 @@ use crate::disks::{Disks, Fault, Unplugging};
 use crate::exit::Witness;
 use crate::files::{For, open_single};
 use crate::machine::{Answer, Reply, Request, Seen, State};
-use crate::process::Found;
+use crate::process::{Found, runs};
 use crate::qmp::{Connection, Notice, QmpError};
 use crate::{conflict, failed, timeout as timed_out};
 
@@ -26,9 +26,11 @@ use crate::{conflict, failed, timeout as timed_out};
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// A process that is stopped carries out, when it goes on, what was written to its socket
-/// meanwhile, however long ago its caller gave up. So nothing is asked of a machine that has not
-/// spoken for this long before it was seen to answer.
-const FRESH: Duration = Duration::from_millis(50);
+/// meanwhile, however long ago its caller gave up. So nothing is asked of a machine whose process
+/// does not run, or that has not spoken for this long, before it was seen to answer. Longer than
+/// [`HEARTBEAT`]: QEMU reads what it is asked a byte at a time, and a question takes it as long as
+/// what is then asked.
+const FRESH: Duration = Duration::from_millis(2500);
 
 /// Pause between attempts to connect: at least this while a machine starts ...
 const STARTING_PAUSE: Duration = Duration::from_millis(1);
@@ -196,7 +198,7 @@ impl Talk {
         if answer.is_closed() {
             return Ok(());
         }
-        let done = match self.prepare(qmp).await {
+        let done = match self.prepare(qmp, &request).await {
             Ok(()) if answer.is_closed() => return Ok(()),
             Ok(()) => self.verb(qmp, &request, &answer).await,
             Err(error) => Err(error.into()),
@@ -215,8 +217,9 @@ impl Talk {
 
     /// See [`FRESH`]. What has happened so far is dealt with first, so that it is not taken for a
     /// consequence of what is asked now.
-    async fn prepare(&mut self, qmp: &mut Connection) -> Result<(), QmpError> {
-        if qmp.heard().elapsed() > FRESH {
+    async fn prepare(&mut self, qmp: &mut Connection, request: &Request) -> Result<(), QmpError> {
+        let is_fresh = qmp.heard().elapsed() < FRESH && runs(&self.found.identity);
+        if !request.may_come_late() && !is_fresh {
             self.ask_run_state(qmp).await?;
         }
         while let Some(notice) = qmp.next_notice() {

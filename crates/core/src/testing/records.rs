@@ -238,6 +238,10 @@ impl Record for MemoryRecords {
         *tables = changed;
         Ok(())
     }
+
+    async fn sync(&self) -> Result<(), RecordError> {
+        Ok(())
+    }
 }
 
 impl Tables {

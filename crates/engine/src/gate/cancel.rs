@@ -35,6 +35,7 @@ impl Engine {
             match self.commit_port().commit(vec![Change::RequestCancel(id)]).await {
                 Ok(()) => {
                     self.nudge(operation.turn());
+                    self.sync().await?;
                     return Ok(self.recall().operation(id).await?.ok_or_else(unknown)?);
                 }
                 // It has ended since.

@@ -86,7 +86,8 @@ impl Engine {
 
     /// `InUse` while a VM is made from it.
     pub async fn delete_template(&self, name: &Name) -> Result<(), EngineError> {
-        Ok(self.commit_port().commit(vec![Change::RemoveTemplate(name.clone())]).await?)
+        self.commit_port().commit(vec![Change::RemoveTemplate(name.clone())]).await?;
+        Ok(self.sync().await?)
     }
 
     /// The operation that brings a subject where it already is or is going, if one is under way;

@@ -49,8 +49,21 @@ impl Requested for Disk {
 
 impl Engine {
     /// What `let_in` comes to, which keeps the request in the transaction of what it lets in; or
-    /// what it came to when the request came first, also if that is only now.
+    /// what it came to when the request came first, also if that is only now. A loss of power does
+    /// not undo it any more.
     pub(super) async fn once<T: Requested>(
+        &self,
+        key: Option<RequestKey>,
+        let_in: impl Future<Output = Result<Accepted<T>, EngineError>>,
+    ) -> Result<Accepted<T>, EngineError> {
+        let accepted = self.once_let_in(key, let_in).await?;
+        // What was let in begins first: it takes longer than the storage.
+        tokio::task::yield_now().await;
+        self.sync().await?;
+        Ok(accepted)
+    }
+
+    async fn once_let_in<T: Requested>(
         &self,
         key: Option<RequestKey>,
         let_in: impl Future<Output = Result<Accepted<T>, EngineError>>,

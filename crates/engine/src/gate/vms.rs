@@ -75,7 +75,10 @@ impl Engine {
         let unknown = || EngineError::NotFound(Subject::Vm(id));
         let change = Change::VmAutostart { vm: id, autostart, at: self.now() };
         match self.commit_port().commit(vec![change]).await {
-            Ok(()) => self.recall().vm(id).await?.ok_or_else(unknown),
+            Ok(()) => {
+                self.sync().await?;
+                self.recall().vm(id).await?.ok_or_else(unknown)
+            }
             Err(RecordError::NotFound(_)) => Err(unknown()),
             Err(error) => Err(error.into()),
         }

@@ -190,6 +190,10 @@ impl Record for Mortal {
         self.moment().await;
         committed
     }
+
+    async fn sync(&self) -> Result<(), RecordError> {
+        self.records.sync().await
+    }
 }
 
 type Read<T> = Result<T, RecordError>;

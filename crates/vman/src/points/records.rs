@@ -37,6 +37,10 @@ impl Record for Records {
         self.points.pass(&format!("after commit {name}"));
         committed
     }
+
+    async fn sync(&self) -> Result<(), RecordError> {
+        self.records.sync().await
+    }
 }
 
 #[async_trait]

@@ -40,18 +40,23 @@ impl Rounds {
 pub(super) struct Step {
     name: &'static str,
     raw: Option<Rounds>,
-    vman: Rounds,
+    vman: Option<Rounds>,
 }
 
 impl Step {
     /// One that is measured in both ways.
     pub(super) fn beside_raw(name: &'static str) -> Self {
-        Self { name, raw: Some(Rounds::default()), vman: Rounds::default() }
+        Self { name, raw: Some(Rounds::default()), vman: Some(Rounds::default()) }
     }
 
     /// One that there is only with vman.
     pub(super) fn of_vman(name: &'static str, rounds: Rounds) -> Self {
-        Self { name, raw: None, vman: rounds }
+        Self { name, raw: None, vman: Some(rounds) }
+    }
+
+    /// One that is only done by hand.
+    pub(super) fn by_hand(name: &'static str) -> Self {
+        Self { name, raw: Some(Rounds::default()), vman: None }
     }
 
     /// Does it by hand.
@@ -63,7 +68,7 @@ impl Step {
     /// Has vman do it.
     pub(super) fn vman<T>(&mut self, step: impl FnOnce() -> Result<T>) -> Result<T> {
         let doing = || format!("by vman: {}", self.name);
-        self.vman.measure(step).with_context(doing)
+        self.vman.get_or_insert_default().measure(step).with_context(doing)
     }
 }
 
@@ -82,14 +87,17 @@ impl fmt::Display for Figures {
         writeln!(f, "{:>8}", "ratio")?;
         for Step { name, raw, vman } in &self.0 {
             write!(f, "{name:<33}")?;
-            match raw {
-                Some(raw) => columns(f, raw)?,
-                None => write!(f, "{:>9}{:>9}", "-", "-")?,
+            for rounds in [raw, vman] {
+                match rounds {
+                    Some(rounds) => columns(f, rounds)?,
+                    None => write!(f, "{:>9}{:>9}", "-", "-")?,
+                }
             }
-            columns(f, vman)?;
-            match raw {
-                Some(raw) => writeln!(f, "{:>8.2}", vman.milliseconds(50) / raw.milliseconds(50))?,
-                None => writeln!(f, "{:>8}", "-")?,
+            match (raw, vman) {
+                (Some(raw), Some(vman)) => {
+                    writeln!(f, "{:>8.2}", vman.milliseconds(50) / raw.milliseconds(50))?;
+                }
+                (_, None) | (None, _) => writeln!(f, "{:>8}", "-")?,
             }
         }
         Ok(())
@@ -121,7 +129,7 @@ mod tests {
         let mut step = Step::beside_raw("step");
         for (raw, vman) in [(1, 3), (2, 5), (30, 400)] {
             step.raw.get_or_insert_default().add(Duration::from_millis(raw));
-            step.vman.add(Duration::from_millis(vman));
+            step.vman.get_or_insert_default().add(Duration::from_millis(vman));
         }
         let text = Figures(vec![step]).to_string();
         let words: Vec<&str> = text.lines().last().expect("a line").split_whitespace().collect();

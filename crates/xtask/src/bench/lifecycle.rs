@@ -40,10 +40,10 @@ impl Bench<'_> {
     /// All steps.
     pub(super) fn run(&self) -> Result<Figures> {
         self.templates().context("making the templates")?;
-        let [start, stop, kill] = self.machines().context("starting and ending machines")?;
+        let [start, stop, plain_stop, kill] = self.machines().context("starting and ending machines")?;
         let [attach, detach] = self.disks().context("attaching and detaching disks")?;
         let [noticed, repaired] = self.deaths().context("killing QEMU behind vman's back")?;
-        Ok(Figures(vec![start, stop, kill, attach, detach, noticed, repaired]))
+        Ok(Figures(vec![start, stop, plain_stop, kill, attach, detach, noticed, repaired]))
     }
 
     fn templates(&self) -> Result<()> {
@@ -62,15 +62,21 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn machines(&self) -> Result<[Step; 3]> {
+    fn machines(&self) -> Result<[Step; 4]> {
         let vm = Vm::new(self.client, self.storage, "tiny")?;
         vm.start()?;
         let recipe = vm.recipe(&self.scratch.join("tiny"))?;
         vm.kill()?;
         let mut start = Step::beside_raw("start, until it answers");
         let mut stop = Step::beside_raw("power button, until off");
+        let mut plain_stop = Step::by_hand("  by hand without a pid file");
         let mut kill = Step::beside_raw("kill, until gone");
+        let plain = recipe.clone().without_pid_file();
         for _ in 0..self.rounds {
+            let mut machine = plain.start()?;
+            machine.console.line(TINY_UP)?;
+            plain_stop.raw(|| machine.power_off())?;
+
             let mut machine = start.raw(|| recipe.start())?;
             machine.console.line(TINY_UP)?;
             stop.raw(|| machine.power_off())?;
@@ -90,7 +96,7 @@ impl Bench<'_> {
             kill.vman(|| vm.kill())?;
         }
         vm.delete()?;
-        Ok([start, stop, kill])
+        Ok([start, stop, plain_stop, kill])
     }
 
     fn disks(&self) -> Result<[Step; 2]> {

@@ -27,27 +27,30 @@ const PID_FILE: &str = "-pidfile";
 const SERIAL: &str = "bench000000000000001";
 
 /// How to start a machine.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Recipe {
     arguments: Vec<String>,
     folder: PathBuf,
 }
 
 impl Recipe {
-    /// Reads how the process was started; the copy runs in `folder`, which must exist, and without
-    /// a pid file: only a manager needs one, and where it is not seen to as vman does, QEMU ends
-    /// later for it.
+    /// Reads how the process was started; the copy runs in `folder`, which must exist.
     pub(super) fn of_process(pid: u64, machine_folder: &Path, folder: &Path) -> Result<Self> {
         let file = format!("/proc/{pid}/cmdline");
         let bytes = std::fs::read(&file).with_context(|| format!("reading {file}"))?;
         let line = String::from_utf8(bytes).context("a command line that is not UTF-8")?;
         let (from, to) = (machine_folder.to_string_lossy(), folder.to_string_lossy());
         let words = line.split_terminator('\0').map(|word| word.replace(&*from, &to));
-        let mut words: Vec<String> = words.collect();
-        if let Some(at) = words.iter().position(|word| word == PID_FILE) {
-            drop(words.drain(at..=(at + 1).min(words.len() - 1)));
+        Ok(Self::new(words.collect(), folder))
+    }
+
+    /// Without a pid file: only a manager needs one, and where it is not seen to as vman does, QEMU
+    /// ends later for it.
+    pub(super) fn without_pid_file(mut self) -> Self {
+        if let Some(at) = self.arguments.iter().position(|word| word == PID_FILE) {
+            drop(self.arguments.drain(at..=(at + 1).min(self.arguments.len() - 1)));
         }
-        Ok(Self::new(words, folder))
+        self
     }
 
     /// The program, and its arguments with paths relative to `folder`: it must name the control
