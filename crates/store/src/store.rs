@@ -79,9 +79,8 @@ impl Store {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, RecordError> {
-        let answer = self
-            .readers
-            .run(move |connection| in_transaction(connection, Begin::Deferred, read));
+        let answer =
+            self.readers.run(move |connection| in_transaction(connection, Begin::Deferred, read));
         answer.await.map_err(|fault| self.explain(fault))
     }
 
@@ -91,8 +90,7 @@ impl Store {
         &self,
         read: impl Fn(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, RecordError> {
-        let at_once =
-            |connection: &Connection| in_transaction(connection, Begin::Deferred, &read);
+        let at_once = |connection: &Connection| in_transaction(connection, Begin::Deferred, &read);
         match self.at_hand.iter().find_map(|shared| shared.at_once(at_once)) {
             Some(answer) => answer.map_err(|fault| self.explain(fault)),
             None => self.read(read).await,

@@ -203,8 +203,7 @@ impl Worker {
 
     /// Without waiting for readers or writers: what they still use is folded the next time.
     fn fold(&self) {
-        let folded =
-            self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        let folded = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
         if let Err(error) = folded {
             tracing::warn!(%error, "the journal of the records cannot be folded; it grows");
         }

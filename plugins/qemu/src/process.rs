@@ -161,7 +161,9 @@ fn hold(pid: u32) -> io::Result<Option<Held>> {
 /// kernel for storage, which `/proc` tells as frozen. Of its first thread, which is QEMU's main loop.
 pub(crate) fn runs(identity: &ProcessIdentity) -> bool {
     let stat = i32::try_from(identity.pid).ok().and_then(|pid| Process::new(pid).ok()?.stat().ok());
-    stat.is_some_and(|stat| stat.starttime == identity.start_time && matches!(stat.state, 'R' | 'S'))
+    stat.is_some_and(|stat| {
+        stat.starttime == identity.start_time && matches!(stat.state, 'R' | 'S')
+    })
 }
 
 /// What `/proc` shows of a process that has ended and was not waited for by its parent.

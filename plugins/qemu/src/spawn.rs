@@ -142,8 +142,13 @@ pub(crate) fn spawn(plan: &Plan, cgroup: Option<BorrowedFd<'_>>) -> Result<u32, 
     // The daemon's environment may hold secrets, and QEMU's modules must not come from it.
     let (arguments, environment) = (pointers(&plan.arguments), pointers(&[c"LC_ALL=C".to_owned()]));
     let tell_fd = tell.as_fd();
-    let child =
-        Child { plan, null: &null, tell: tell_fd, arguments: &arguments, environment: &environment };
+    let child = Child {
+        plan,
+        null: &null,
+        tell: tell_fd,
+        arguments: &arguments,
+        environment: &environment,
+    };
     // Until the child has let go of our handlers none of them may run in it.
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
     let made = lend_memory(|| make(&child, cgroup));
