@@ -67,6 +67,12 @@ impl Timestamp {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// This moment, `milliseconds` earlier, and not before the epoch.
+    #[must_use]
+    pub fn minus(self, milliseconds: u64) -> Self {
+        Self(self.0.saturating_sub(milliseconds))
+    }
+
     /// This moment, `milliseconds` later.
     pub fn plus(self, milliseconds: u64) -> Self {
         Self(self.0.saturating_add(milliseconds))

@@ -24,10 +24,12 @@ async fn a_start_ends_with_a_running_machine_that_is_recorded() {
     let world = World::new().await;
     let engine = world.engine();
     let vm = world.add_vm(1, VmState::Stopped).await;
+    world.host.hold(Effect::Launch);
     let accepted =
         engine.command_vm(vm, VmCommand::Start, Reason::User, None).await.expect("let in");
     assert_eq!(accepted.record, world.vm(vm).await);
     assert_eq!(accepted.record.state, VmState::Starting);
+    world.host.release(Effect::Launch);
     let operation = succeeded(&engine, accepted.operation.expect("an operation")).await;
     assert!(operation.steps.iter().all(|step| step.state == StepState::Done), "{operation:?}");
     assert_eq!(operation.ended_at, Some(NOW));
@@ -317,8 +319,10 @@ async fn deleting_a_running_vm_ends_its_machine_and_frees_its_disks() {
     world.put(vec![Change::AddDisk(disk)]).await;
     let start = ask(&engine, vm, VmCommand::Start).await;
     succeeded(&engine, start).await;
+    world.host.hold(Effect::PowerOff);
     let delete = ask(&engine, vm, VmCommand::Delete).await;
     assert_eq!(world.vm(vm).await.state, VmState::Deleting);
+    world.host.release(Effect::PowerOff);
     succeeded(&engine, delete).await;
     assert_eq!(world.find_vm(vm).await, None);
     let disk = world.disk(samples::disk_id(1)).await;

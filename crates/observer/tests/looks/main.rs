@@ -164,15 +164,16 @@ async fn a_wake_during_a_look_makes_another_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_look_bears_the_time_it_began_at() {
+async fn a_look_bears_the_last_millisecond_that_was_over_when_it_began() {
     let scene = Scene::new();
     scene.add_vanished(1).await;
     let mut findings = scene.run();
     let (look, _) = next(&mut findings).await;
-    assert_eq!((look.at, look.incoherences[0].seen_at), (NOW, NOW));
+    let before = NOW.minus(1);
+    assert_eq!((look.at, look.incoherences[0].seen_at), (before, before));
     scene.clock.advance(7);
     scene.wake.notify_one();
-    assert_eq!(next(&mut findings).await.0.at, NOW.plus(7));
+    assert_eq!(next(&mut findings).await.0.at, NOW.plus(6));
 }
 
 #[tokio::test(start_paused = true)]
@@ -185,13 +186,13 @@ async fn the_status_counts_looks_and_what_the_last_one_found() {
     next(&mut findings).await;
     scene.host.lose_file("disks/stray.raw");
     let first = findings.status.borrow().clone();
-    assert_eq!((first.looks, first.last_look), (1, Some(NOW)));
+    assert_eq!((first.looks, first.last_look), (1, Some(NOW.minus(1))));
     assert_eq!(first.health, ObserverHealth::Healthy);
     assert_eq!(first.found, [("file.orphan", 1), ("vm.process-missing", 3)]);
     scene.clock.advance(5_000);
     next(&mut findings).await;
     let second = findings.status.borrow().clone();
-    assert_eq!((second.looks, second.last_look), (2, Some(NOW.plus(5_000))));
+    assert_eq!((second.looks, second.last_look), (2, Some(NOW.plus(4_999))));
     assert_eq!(second.found, [("vm.process-missing", 3)]);
 }
 
