@@ -104,8 +104,9 @@ impl Stage {
                 write_machine(daemon, id("vm"), &machine);
             }
             Mishap::GuestDoesNotLetGo => {
-                // As if it had been asked a minute before.
-                edit(daemon, "UPDATE disks SET updated_at = updated_at - 60000 WHERE id = ?1", id);
+                // As if it had been asked a minute before, and not an hour later as in the scene.
+                let long_ago = "UPDATE disks SET updated_at = updated_at - 3660000 WHERE id = ?1";
+                edit(daemon, long_ago, id("disk"));
             }
             Mishap::MachineRuns => simulate(daemon, id("vm")),
             Mishap::StrayMachine => simulate(daemon, STRAY),
@@ -118,10 +119,11 @@ impl Stage {
                 fs::remove_file(path).expect("the image is there");
             }
             Mishap::HolderForgotten => {
-                edit(daemon, "UPDATE disks SET vm = NULL WHERE id = ?1", id);
+                edit(daemon, "UPDATE disks SET vm = NULL WHERE id = ?1", id("disk"));
             }
             Mishap::AttachmentForgotten => {
-                edit(daemon, "UPDATE disks SET state = 'available' WHERE id = ?1", id);
+                let freed = "UPDATE disks SET state = 'available' WHERE id = ?1";
+                edit(daemon, freed, id("disk"));
             }
         }
     }
@@ -152,10 +154,10 @@ fn under_way(daemon: &Daemon, operation: &str, effect: &str) -> Option<()> {
 }
 
 /// Somebody who has more courage than sense edits the record of the disk.
-fn edit<'a>(daemon: &Daemon, statement: &str, id: impl Fn(&'static str) -> &'a str) {
+pub(crate) fn edit(daemon: &Daemon, statement: &str, disk: &str) {
     let records = Connection::open(daemon.storage().join("vman.db")).expect("it is a database");
     records.busy_timeout(SOON).expect("it can be waited for");
-    let edited = records.execute(statement, [id("disk")]).expect("the record can be edited");
+    let edited = records.execute(statement, [disk]).expect("the record can be edited");
     assert_eq!(edited, 1, "{statement}");
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use vman_tests::{Daemon, LONG, NO_BODY, Points, SOON, Setup, text, wait_for};
 
+use crate::deeds::edit;
 use crate::verbs::{Ask, Disk, Guest, Mishap, Verb, Vm};
 use crate::world::{Cast, World, machines, operations};
 
@@ -72,6 +73,14 @@ impl Stage {
             assert_eq!(prepared.disk(disk)["state"], "detaching");
         }
         prepared.terminate();
+        if verb.scene.disk == Disk::AskedFor {
+            let disk = cast.id("disk").expect("it is in the scene");
+            edit(
+                &prepared,
+                "UPDATE disks SET updated_at = updated_at + 3600000 WHERE id = ?1",
+                disk,
+            );
+        }
         prepared.configure(&setup(verb, backend, Unplugging::Obeyed));
         Self { verb, backend, prepared, cast }
     }

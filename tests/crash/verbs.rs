@@ -50,7 +50,8 @@ pub(crate) enum Disk {
     Available,
     /// To the VM.
     Attached,
-    /// As `Attached`, and the guest was asked for it and has not let go. Simulated machines only.
+    /// As `Attached`, and the guest was asked for it, an hour in the future: however long the
+    /// trials take, it has time. Simulated machines only.
     AskedFor,
 }
 

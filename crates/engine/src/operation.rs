@@ -220,8 +220,8 @@ impl Run<'_> {
     }
 }
 
-/// Whether a loss of power leaves what the effect does to the host: files. Then the record of it has
-/// to be on the device first; machines and network devices go with the power.
+/// Whether a loss of power leaves what the effect does to the host: files. Then the record of it
+/// has to be on the device first; machines and network devices go with the power.
 fn outlives_power(effect: Effect) -> bool {
     match effect {
         Effect::PrepareDirectory

@@ -90,8 +90,8 @@ impl Observer {
     /// False once nobody listens.
     async fn look_once(&self) -> bool {
         let begun = Instant::now();
-        // Of what bears the very millisecond in which a look begins it is not known which came first:
-        // a look tells of what was over before.
+        // Of what bears the very millisecond in which a look begins it is not known which came
+        // first: a look tells of what was over before.
         let at = self.ports.clock.now().minus(1);
         match self.compare(at).await {
             Ok((seen, health)) => {

@@ -156,9 +156,9 @@ pub(crate) fn first<T>(
     rows.next()?.map(read).transpose()
 }
 
-/// Does `work` in one transaction that `begin` begins, all of it or, if it fails or panics, nothing.
-/// As rusqlite's own, which has its statements parsed anew each time; a short transaction takes
-/// hardly longer than that.
+/// Does `work` in one transaction that `begin` begins: all of it or, if it fails or panics,
+/// nothing. As rusqlite's own, which has its statements parsed anew each time; a short transaction
+/// takes hardly longer than that.
 pub(crate) fn in_transaction<T>(
     connection: &Connection,
     begin: Begin,

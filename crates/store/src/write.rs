@@ -144,6 +144,23 @@ mod tests {
     }
 
     #[test]
+    fn what_panics_half_way_leaves_nothing_and_what_comes_next_is_written() {
+        let (_folder, database) = database();
+        let panicking = std::panic::AssertUnwindSafe(|| {
+            in_transaction(&database, Begin::Immediate, |transaction| {
+                apply(transaction, &Change::AddVm(vm(3, VmState::Stopped)))?;
+                panic!("half way");
+                #[expect(unreachable_code, reason = "the closure has a type")]
+                Ok(())
+            })
+        });
+        std::panic::catch_unwind(panicking).expect_err("it panicked");
+        assert_eq!(vms::every(&database).expect("readable").len(), 2);
+        commit(&database, &[Change::AddVm(vm(4, VmState::Stopped))], 1).expect("committed");
+        assert_eq!(vms::every(&database).expect("readable").len(), 3);
+    }
+
+    #[test]
     fn a_full_file_system_is_told_and_changes_nothing() {
         let (_folder, database) = database();
         let pages: i64 =

@@ -158,7 +158,8 @@ fn hold(pid: u32) -> io::Result<Option<Held>> {
 }
 
 /// Whether a process runs or waits as it pleases: neither stopped, nor frozen, nor waiting in the
-/// kernel for storage, which `/proc` tells as frozen. Of its first thread, which is QEMU's main loop.
+/// kernel for storage, which `/proc` tells as frozen. Of its first thread, which is QEMU's main
+/// loop.
 pub(crate) fn runs(identity: &ProcessIdentity) -> bool {
     let stat = i32::try_from(identity.pid).ok().and_then(|pid| Process::new(pid).ok()?.stat().ok());
     stat.is_some_and(|stat| {
