@@ -24,9 +24,11 @@ pub(crate) struct Client {
 impl Client {
     /// `address` is `host:port`.
     pub(crate) fn new(address: &str, token: &str) -> Self {
+        // Not one for all of a request: for that one the library starts a thread, each time.
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(ANSWER_WITHIN))
+            .timeout_recv_response(Some(ANSWER_WITHIN))
+            .timeout_recv_body(Some(ANSWER_WITHIN))
             .proxy(None);
         let base = format!("http://{address}");
         Self { agent: config.build().into(), base, token: token.to_owned() }
