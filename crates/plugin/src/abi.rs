@@ -36,6 +36,9 @@ use crate::instance::{Instance, guarded};
 use crate::wire::MAX_MESSAGE_BYTES;
 use crate::{Backend, BackendError, ErrorCode};
 
+#[cfg(test)]
+mod tests;
+
 /// The first field of every plugin table.
 pub(crate) const MAGIC: u64 = 0x766d_616e_706c_7567;
 /// Another major is another contract.
