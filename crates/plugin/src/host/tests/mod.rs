@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::BackendConfig;
 
+mod example;
 mod files;
 mod handmade;
 mod odd;
