@@ -1,7 +1,7 @@
 //! Holds `plugins/vman_backend.h` against this side, by what a C compiler makes of it: sizes,
 //! places, types, constants and words. What the header says in prose is for reviews.
 
-use std::ffi::{c_char, c_void};
+use std::any::type_name;
 use std::fmt::{Display, Write};
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
@@ -155,49 +155,59 @@ fn is_known(code: ErrorCode) -> bool {
     }
 }
 
-/// Each function's type, in both languages side by side.
 #[test]
 fn the_headers_functions_have_the_types_of_this_side() {
-    fn of_plugin(table: PluginTable) {
-        let _: Option<
-            unsafe extern "C" fn(*const HostTable, u64, VmanBuf, *mut VmanBuf) -> *mut c_void,
-        > = table.create;
-        let _: Option<unsafe extern "C" fn(*mut c_void, u64, VmanBuf) -> i32> = table.submit;
-        let _: Option<unsafe extern "C" fn(*mut c_void, u64)> = table.cancel;
-        let _: Option<unsafe extern "C" fn(*mut c_void)> = table.destroy;
-        let _: Option<unsafe extern "C" fn(*const c_char) -> *const c_void> = table.get_extension;
-    }
-    fn of_host(table: &HostTable) {
-        let _: unsafe extern "C" fn(u64, u64, i32, VmanBuf) = table.complete;
-        let _: unsafe extern "C" fn(u64, VmanBuf) = table.emit_event;
-        let _: unsafe extern "C" fn(u64, u32, VmanBuf) = table.log;
-        let _: Option<unsafe extern "C" fn(*const c_char) -> *const c_void> =
-            Some(table.get_extension);
-    }
-    let _ = (of_plugin as fn(PluginTable), of_host as fn(&HostTable));
-    let theirs = [
-        (
-            "((struct vman_plugin *)0)->create",
-            "void *(*)(const struct vman_host *, uint64_t, struct vman_buf, struct vman_buf *)",
-        ),
-        ("((struct vman_plugin *)0)->submit", "int32_t (*)(void *, uint64_t, struct vman_buf)"),
-        ("((struct vman_plugin *)0)->cancel", "void (*)(void *, uint64_t)"),
-        ("((struct vman_plugin *)0)->destroy", "void (*)(void *)"),
-        ("((struct vman_plugin *)0)->get_extension", "const void *(*)(const char *)"),
-        (
-            "((struct vman_host *)0)->complete",
-            "void (*)(uint64_t, uint64_t, int32_t, struct vman_buf)",
-        ),
-        ("((struct vman_host *)0)->emit_event", "void (*)(uint64_t, struct vman_buf)"),
-        ("((struct vman_host *)0)->log", "void (*)(uint64_t, uint32_t, struct vman_buf)"),
-        ("((struct vman_host *)0)->get_extension", "const void *(*)(const char *)"),
+    let plugin = |field| format!("((struct vman_plugin *)0)->{field}");
+    let host = |field| format!("((struct vman_host *)0)->{field}");
+    let mut all = vec![
+        (plugin("create"), type_of(|table: &PluginTable| &table.create)),
+        (plugin("submit"), type_of(|table: &PluginTable| &table.submit)),
+        (plugin("cancel"), type_of(|table: &PluginTable| &table.cancel)),
+        (plugin("destroy"), type_of(|table: &PluginTable| &table.destroy)),
+        (plugin("get_extension"), type_of(|table: &PluginTable| &table.get_extension)),
+        (host("complete"), type_of(|table: &HostTable| &table.complete)),
+        (host("emit_event"), type_of(|table: &HostTable| &table.emit_event)),
+        (host("log"), type_of(|table: &HostTable| &table.log)),
+        (host("get_extension"), type_of(|table: &HostTable| &table.get_extension)),
+    ];
+    for (what, theirs) in [
         ("&vman_plugin_entry", "const struct vman_plugin *(*)(void)"),
+        ("((struct vman_plugin *)0)->manifest", "struct vman_buf"),
         ("((struct vman_buf *)0)->ptr", "const uint8_t *"),
         ("((struct vman_buf *)0)->len", "size_t"),
-        ("((struct vman_plugin *)0)->manifest", "struct vman_buf"),
-    ];
-    let is = |(what, theirs)| number(format!("_Generic(({what}), {theirs}: 1, default: 0)"), 1);
-    assert_same(&theirs.map(is));
+    ] {
+        all.push((what.to_owned(), theirs.to_owned()));
+    }
+    let is = |(what, ours)| number(format!("_Generic(({what}), {ours}: 1, default: 0)"), 1);
+    assert_same(&all.into_iter().map(is).collect::<Vec<_>>());
+}
+
+/// The type of a field that is a function, in C's words.
+fn type_of<T, F>(_: fn(&T) -> &F) -> String {
+    let name = type_name::<F>();
+    let function = name
+        .strip_prefix("core::option::Option<")
+        .map_or(name, |inner| inner.strip_suffix('>').expect("what opens is closed"));
+    let parts = function.split_once("extern \"C\" fn(").and_then(|(_, rest)| rest.split_once(')'));
+    let (arguments, result) = parts.unwrap_or_else(|| panic!("{name} is no function"));
+    let arguments: Vec<_> = arguments.split(", ").map(in_c).collect();
+    let result = result.strip_prefix(" -> ").map_or("void", in_c);
+    format!("{result} (*)({})", arguments.join(", "))
+}
+
+fn in_c(rust: &str) -> &'static str {
+    match rust {
+        "i32" => "int32_t",
+        "u32" => "uint32_t",
+        "u64" => "uint64_t",
+        "*const i8" | "*const u8" => "const char *",
+        "*mut core::ffi::c_void" => "void *",
+        "*const core::ffi::c_void" => "const void *",
+        "vman_plugin::abi::VmanBuf" => "struct vman_buf",
+        "*mut vman_plugin::abi::VmanBuf" => "struct vman_buf *",
+        "*const vman_plugin::abi::HostTable" => "const struct vman_host *",
+        other => panic!("what is {other} in C?"),
+    }
 }
 
 #[test]

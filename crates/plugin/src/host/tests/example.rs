@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::SOON;
-use crate::abi::{RawInstance, check, entry_of};
+use crate::abi::{Functions, RawInstance, check, entry_of};
 use crate::host::link::{Shared, error_from};
 use crate::host::{Client, Dropped, Offer, Source, open_file};
 use crate::wire::{STATUS_FAILED, STATUS_OK};
@@ -30,37 +30,43 @@ const TAG: &str = "vman-example-c:";
 /// How often what is idempotent is repeated.
 const REPEATS: usize = 10;
 
-/// Built once; the folder stays until the tests have ended, and a little longer.
-fn built() -> &'static Path {
-    static FILE: OnceLock<PathBuf> = OnceLock::new();
-    FILE.get_or_init(|| {
-        let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins");
-        let built = tempfile::tempdir().unwrap().keep();
-        let folder = built.join("example-c");
-        fs::create_dir(&folder).unwrap();
-        fs::copy(plugins.join("vman_backend.h"), built.join("vman_backend.h")).unwrap();
-        for entry in fs::read_dir(plugins.join("example-c")).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
-        }
-        let readme = fs::read_to_string(folder.join("README.md")).unwrap();
-        let command = readme.lines().find(|line| line.starts_with("cc ")).unwrap();
-        let strict = command.replacen("cc ", "cc -Werror ", 1);
-        let output = Command::new("sh").args(["-c", &strict]).current_dir(&folder).output();
-        let output = output.unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{strict}: {said}; a C compiler is needed, called cc");
-        // Trusted whatever this user's umask.
-        let file = folder.join("example-c.so");
-        fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
-        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
-        file
+/// Built and opened once; an open library needs its file no longer.
+fn loaded() -> &'static (Offer, Functions) {
+    static LOADED: OnceLock<(Offer, Functions)> = OnceLock::new();
+    LOADED.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let file = build(folder.path());
+        let (functions, _) = check(entry_of(&file).unwrap()).unwrap();
+        (open_file(&file).unwrap(), functions)
     })
 }
 
 fn offer() -> Offer {
-    static OFFER: OnceLock<Offer> = OnceLock::new();
-    OFFER.get_or_init(|| open_file(built()).unwrap()).clone()
+    loaded().0.clone()
+}
+
+/// Copies the sources, so that nothing is built among them.
+fn build(into: &Path) -> PathBuf {
+    let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins");
+    let folder = into.join("example-c");
+    fs::create_dir(&folder).unwrap();
+    fs::copy(plugins.join("vman_backend.h"), into.join("vman_backend.h")).unwrap();
+    for entry in fs::read_dir(plugins.join("example-c")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    let readme = fs::read_to_string(folder.join("README.md")).unwrap();
+    let command = readme.lines().find(|line| line.starts_with("cc ")).unwrap();
+    let strict = command.replacen("cc ", "cc -Werror ", 1);
+    let built = Command::new("sh").args(["-c", &strict]).current_dir(&folder).output().unwrap();
+    let said = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success(), "{strict}: {said}; a C compiler called cc is needed");
+    // Trusted whatever this user's umask.
+    let file = folder.join("example-c.so");
+    for path in [&file, &folder] {
+        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+    }
+    file
 }
 
 /// A folder of machines. Those that still run when it is dropped are ended.
@@ -164,7 +170,7 @@ async fn gone(client: &Client, id: Uuid) {
 fn the_example_is_built_by_its_readmes_command_and_offers_what_it_has() {
     let offer = offer();
     assert_eq!(offer.abi(), (1, 0));
-    assert!(matches!(offer.source(), Source::File(path) if path == built()));
+    assert!(matches!(offer.source(), Source::File(path) if path.ends_with("example-c.so")));
     let manifest = offer.manifest();
     assert_eq!(manifest.name, "example-c");
     let can = &manifest.capabilities;
@@ -187,7 +193,7 @@ async fn a_machine_is_a_process_that_is_seen_and_ended_and_each_verb_can_be_repe
     for _ in 0..REPEATS {
         assert_eq!(client.launch(spec.clone()).await.unwrap(), machine);
         assert_eq!(client.sight(id).await.unwrap().as_ref(), Some(&seen));
-        assert_eq!(client.survey().await.unwrap().machines, [seen.clone()]);
+        assert_eq!(client.survey().await.unwrap().machines, std::slice::from_ref(&seen));
         assert_eq!(client.reattach(machine.clone()).await.unwrap(), seen);
     }
     for _ in 0..REPEATS {
@@ -231,7 +237,7 @@ async fn a_machine_outlives_its_instance_and_a_second_one_finds_it_again_and_end
     let (second, _events) = host.start();
     let (third, _more) = host.start();
     let seen = lives(machine.clone(), RunState::Running);
-    assert_eq!(second.survey().await.unwrap().machines, [seen.clone()]);
+    assert_eq!(second.survey().await.unwrap().machines, std::slice::from_ref(&seen));
     assert_eq!(second.reattach(machine.clone()).await.unwrap(), seen);
     assert_eq!(third.sight(machine.id).await.unwrap(), Some(seen));
     second.kill(machine.id).await.unwrap();
@@ -409,8 +415,9 @@ async fn an_image_is_a_file_that_is_made_read_grown_and_removed_and_each_can_be_
         client.create_image(spec(1 << 20)).await.unwrap();
     }
     assert!(!beside.exists());
-    let info = ImageInfo { format, virtual_size: 1 << 20, actual_size: 0 };
-    assert_eq!(client.inspect_image(image.clone()).await.unwrap(), info);
+    let info = client.inspect_image(image.clone()).await.unwrap();
+    assert_eq!(info, ImageInfo { virtual_size: 1 << 20, ..info.clone() });
+    assert!(info.format == format && info.actual_size < 1 << 20, "{info:?}");
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.write_all_at(b"kept", 0).unwrap();
     let error = client.create_image(spec(1 << 21)).await.unwrap_err();
@@ -464,7 +471,7 @@ struct Raw {
 impl Raw {
     fn new() -> Self {
         let host = Host::new();
-        let (functions, _) = check(entry_of(built()).unwrap()).unwrap();
+        let functions = loaded().1;
         let (shared, events) = Shared::register("example-c");
         let config = serde_json::to_vec(&host.config(json!({}))).unwrap();
         let instance = RawInstance::create(functions, shared.number, &config).unwrap();
