@@ -21,6 +21,8 @@
 //! * A buffer belongs to the caller and is readable until the call returns. The host's table and
 //!   the plugin's are readable for ever: a library is never closed.
 //! * Nothing unwinds across the border.
+//!
+//! `plugins/vman_backend.h` says the same to other languages; the tests of this module hold it.
 #![allow(
     unsafe_code,
     reason = "functions of foreign code are called, and pointers from it are read"
