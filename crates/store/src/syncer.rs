@@ -234,6 +234,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn that_the_device_does_not_take_it_is_told_to_whoever_waits_now_or_later() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("vman.db");
+        let _database = open::writer(&path).expect("opens");
+        let connection = open::folder(&path).expect("opens");
+        // There is no device behind a pipe, so that fdatasync(2) fails.
+        let (pipe, _other_end) = std::io::pipe().expect("a pipe");
+        let journal = File::from(std::os::fd::OwnedFd::from(pipe));
+        let (told, reached) = watch::channel(Reached::Commits(0));
+        let commits = Commits::default();
+        let worker = Worker { commits: commits.clone(), told, journal, connection };
+        let thread = Some(std::thread::spawn(move || worker.work()));
+        let syncer = Syncer { commits, reached, thread };
+        syncer.commits().one_more();
+        for _ in 0..2 {
+            let why = syncer.reached().await.expect_err("it cannot be written");
+            assert!(why.contains("Invalid argument"), "{why}");
+        }
+    }
+
+    #[tokio::test]
     async fn what_nobody_waits_for_is_written_all_the_same() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("vman.db");

@@ -103,6 +103,28 @@ async fn a_held_machine_is_killed_and_its_end_is_seen() {
     held.kill().unwrap();
 }
 
+#[test]
+fn a_process_that_is_stopped_does_not_run_and_does_once_it_is_told_to_go_on() {
+    let (folder, id) = (folder(), Uuid::from_u128(14));
+    let decoy = Decoy::start(folder.path(), id);
+    let identity = decoy.found(id).identity;
+    let pid = Pid::from_raw(identity.pid.cast_signed()).unwrap();
+    let becomes = |wanted: bool| {
+        let until = std::time::Instant::now() + LONG;
+        while runs(&identity) != wanted {
+            assert!(std::time::Instant::now() < until, "runs: {}", !wanted);
+            std::thread::yield_now();
+        }
+    };
+    becomes(true);
+    rustix::process::kill_process(pid, Signal::STOP).unwrap();
+    becomes(false);
+    rustix::process::kill_process(pid, Signal::CONT).unwrap();
+    becomes(true);
+    let another = ProcessIdentity { start_time: identity.start_time + 1, ..identity.clone() };
+    assert!(!runs(&another), "another process");
+}
+
 #[tokio::test]
 async fn a_process_with_another_identity_is_not_held() {
     let (folder, id) = (folder(), Uuid::from_u128(13));

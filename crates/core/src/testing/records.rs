@@ -24,6 +24,8 @@ use crate::vm::{Vm, VmState};
 pub struct MemoryRecords {
     tables: Mutex<Tables>,
     refusal: Mutex<Option<RecordError>>,
+    /// Why the device does not take what was committed, if it does not.
+    unwritten: Mutex<Option<RecordError>>,
 }
 
 /// Each in the order of creation, templates in the order of their names.
@@ -43,6 +45,11 @@ impl MemoryRecords {
     /// The next commit changes nothing and fails with `error`.
     pub fn refuse_next_commit(&self, error: RecordError) {
         *lock(&self.refusal) = Some(error);
+    }
+
+    /// From now on nothing that is committed outlives a loss of power, because of `error`.
+    pub fn refuse_to_sync(&self, error: RecordError) {
+        *lock(&self.unwritten) = Some(error);
     }
 
     fn read<T>(&self, read: impl FnOnce(&Tables) -> T) -> Result<T, RecordError> {
@@ -240,7 +247,7 @@ impl Record for MemoryRecords {
     }
 
     async fn sync(&self) -> Result<(), RecordError> {
-        Ok(())
+        lock(&self.unwritten).clone().map_or(Ok(()), Err)
     }
 }
 

@@ -3,7 +3,7 @@
 use vman_core::disk::DiskState;
 use vman_core::lifecycle::{Denied, VmCommand};
 use vman_core::operation::{Effect, OperationState, Reason, StepState, Subject};
-use vman_core::ports::{Apply, Change, Recall};
+use vman_core::ports::{Apply, Change, Recall, RecordError};
 use vman_core::testing::samples;
 use vman_core::vm::{Machine, VmState};
 
@@ -41,6 +41,33 @@ async fn a_start_ends_with_a_running_machine_that_is_recorded() {
     assert_eq!(world.incoherences().await, Vec::<String>::new());
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(world.wakes(), 1, "the observer is told that something ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_loss_of_power_would_undo_is_answered_to_nobody_and_makes_no_file() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let (stopped, running) = (world.add_vm(1, VmState::Stopped).await, samples::vm_id(2));
+    world.add_vm(2, VmState::Stopped).await;
+    let start = ask(&engine, running, VmCommand::Start).await;
+    succeeded(&engine, start).await;
+    let why = RecordError::Unavailable("the device is broken".to_owned());
+    world.records.refuse_to_sync(why.clone());
+
+    let told = asked(&engine, stopped, VmCommand::Start).await;
+    assert_eq!(told, Err(EngineError::Record(why.clone())));
+    all_ended(&engine).await;
+    let reason = world.vm(stopped).await.state.reason().map(ToString::to_string);
+    assert!(reason.is_some_and(|reason| reason.contains("the device is broken")));
+    // What was recorded as begun is taken back.
+    let effects = world.host.effects_on(&Subject::Vm(stopped));
+    assert_eq!(effects, [Effect::DisconnectNetwork]);
+
+    // A machine goes with the power: it is ended all the same.
+    asked(&engine, running, VmCommand::Kill).await.expect_err("nobody is told that it will be");
+    all_ended(&engine).await;
+    assert_eq!(world.vm(running).await.state, VmState::Stopped);
+    assert_eq!(world.host.machine(running), None);
 }
 
 #[tokio::test(start_paused = true)]
