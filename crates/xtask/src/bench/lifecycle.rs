@@ -24,8 +24,8 @@ const ADDED: &str = "GUEST-DISK-ADDED";
 const REMOVED: &str = "GUEST-DISK-REMOVED";
 const DISK_GIB: u64 = 1;
 /// An emulated guest is busy with a disk that it was given for so long, and the daemon with looking
-/// at what a start has left: nothing tells when they are done, and what they compute meanwhile is no
-/// part of what comes next.
+/// at what a start has left: nothing tells when they are done, and what they compute meanwhile is
+/// no part of what comes next.
 const SETTLED_AFTER: Duration = Duration::from_millis(100);
 const WITHIN: Duration = Duration::from_secs(20);
 /// Asking more often would take from the daemon the processors that it is measured on.
