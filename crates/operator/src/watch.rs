@@ -74,11 +74,15 @@ impl std::fmt::Debug for Watch {
 
 impl Shared {
     fn changed(&self, machine: Option<VmId>, news: News) {
-        // Usually nobody waits for a machine.
-        let _ = self.changes.send(Change { machine, news });
+        self.tell(machine, news);
         if !machine.is_some_and(|id| self.put_off(id)) {
             (self.wake)();
         }
+    }
+
+    fn tell(&self, machine: Option<VmId>, news: News) {
+        // Usually nobody waits for a machine.
+        let _ = self.changes.send(Change { machine, news });
     }
 
     /// An end that no effect was to bring about is told at once, whatever else is under way. True
@@ -87,12 +91,11 @@ impl Shared {
         let wanted = self.effects().get(&id).is_some_and(|effects| effects.ending);
         if wanted {
             self.changed(Some(id), News::Look);
-            return true;
+        } else {
+            self.tell(Some(id), News::Look);
+            (self.wake)();
         }
-        // Usually nobody waits for a machine.
-        let _ = self.changes.send(Change { machine: Some(id), news: News::Look });
-        (self.wake)();
-        false
+        wanted
     }
 
     /// False if no effect is under way on the machine.
