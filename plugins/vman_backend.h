@@ -322,6 +322,8 @@ VMAN_EXPORT const struct vman_plugin *vman_plugin_entry(void);
 #define VMAN_ERROR_PANICKED "panicked"
 /* The plugin broke the contract. */
 #define VMAN_ERROR_BROKEN "broken"
+/* The process that the plugin ran in has ended. Only the host says so. */
+#define VMAN_ERROR_BACKEND_CRASHED "backend-crashed"
 /* None of these. */
 #define VMAN_ERROR_OTHER "other"
 

@@ -68,8 +68,8 @@ const HOMES: &[Home] = &[
     ("utoipa", &["vman-api-types", "vman-api"]),
     ("utoipa-axum", &["vman-api"]),
     ("wasmtime", &["vman-policy"]),
-    // Fingerprints: of policies, of requests.
-    ("sha2", &["vman-api", "vman-policy"]),
+    // Fingerprints: of policies, of requests, of plugin files.
+    ("sha2", &["vman-api", "vman-plugin", "vman-policy"]),
     ("rtnetlink", &["vman-network"]),
     ("libloading", &["vman-plugin"]),
     // Plugins register themselves through the macro of vman-plugin.

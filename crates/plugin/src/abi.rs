@@ -305,12 +305,14 @@ pub(crate) use host_side::{Entry, Functions, RawInstance, check, entry_of};
 
 #[cfg(feature = "host")]
 mod host_side {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
     use std::path::Path;
 
     use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
     use super::*;
-    use crate::host::link;
+    use crate::host::link::{self, Callbacks};
     use crate::host::{LoadError, Mismatch};
     use crate::message::Manifest;
 
@@ -324,25 +326,32 @@ mod host_side {
     };
 
     unsafe extern "C" fn host_complete(instance: u64, op: u64, status: i32, json: VmanBuf) {
-        let _ = guarded("`complete`", || {
+        call_back("`complete`", instance, |host| {
             // SAFETY: the caller's buffer is readable until this call returns.
-            link::complete(instance, op, status, unsafe { json.bytes() });
-            Ok(())
+            host.complete(op, status, unsafe { json.bytes() });
         });
     }
 
     unsafe extern "C" fn host_emit_event(instance: u64, json: VmanBuf) {
-        let _ = guarded("`emit_event`", || {
+        call_back("`emit_event`", instance, |host| {
             // SAFETY: the caller's buffer is readable until this call returns.
-            link::emit_event(instance, unsafe { json.bytes() });
-            Ok(())
+            host.event(unsafe { json.bytes() });
         });
     }
 
     unsafe extern "C" fn host_log(instance: u64, level: u32, json: VmanBuf) {
-        let _ = guarded("`log`", || {
+        call_back("`log`", instance, |host| {
             // SAFETY: the caller's buffer is readable until this call returns.
-            link::log(instance, level, unsafe { json.bytes() });
+            host.log(level, unsafe { json.bytes() });
+        });
+    }
+
+    /// A number of an instance that is gone leads nowhere.
+    fn call_back(what: &str, instance: u64, how: impl FnOnce(&dyn Callbacks)) {
+        let _ = guarded(what, || {
+            if let Some(host) = link::find(instance) {
+                how(&*host);
+            }
             Ok(())
         });
     }
@@ -407,14 +416,18 @@ mod host_side {
     }
 
     /// Loads a library, for ever, and asks it for its table. This runs the library's code, so
-    /// whether it can be trusted must be known before.
-    pub(crate) fn entry_of(path: &Path) -> Result<Entry, LoadError> {
+    /// whether it can be trusted must be known before; `file` is the very file that was looked at.
+    pub(crate) fn entry_of(path: &Path, file: File) -> Result<Entry, LoadError> {
         type EntryFunction = unsafe extern "C" fn() -> *const PluginTable;
+        // Never closed: the linker takes two files that it opened by one name for one library, so
+        // a descriptor's number must not come again.
+        let file: &'static File = Box::leak(Box::new(file));
+        let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
         // SAFETY: its constructors run; the caller trusts it.
-        let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
-        let library = library.map_err(|error| LoadError::Open {
-            path: path.to_owned(),
-            reason: error.to_string(),
+        let library = unsafe { Library::open(Some(&opened), RTLD_NOW | RTLD_LOCAL) };
+        let library = library.map_err(|error| {
+            let reason = error.to_string().replace(&opened, &path.display().to_string());
+            LoadError::Open { path: path.to_owned(), reason }
         })?;
         // Threads of it and pointers into it may be anywhere by now: it is never closed.
         let library: &'static Library = Box::leak(Box::new(library));

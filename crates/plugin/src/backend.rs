@@ -254,6 +254,9 @@ pub enum ErrorCode {
     Panicked,
     /// The plugin broke the contract, or its instance is poisoned.
     Broken,
+    /// The process that the plugin ran in has ended. Only the host says so.
+    #[serde(rename = "backend-crashed")]
+    Crashed,
     #[serde(other)]
     Other,
 }

@@ -127,7 +127,7 @@ fn the_header_has_the_words_of_this_side() {
 }
 
 /// All there are; `is_known` does not compile with one more.
-const ERROR_CODES: [ErrorCode; 10] = [
+const ERROR_CODES: [ErrorCode; 11] = [
     ErrorCode::Invalid,
     ErrorCode::NotFound,
     ErrorCode::Conflict,
@@ -137,6 +137,7 @@ const ERROR_CODES: [ErrorCode; 10] = [
     ErrorCode::Failed,
     ErrorCode::Panicked,
     ErrorCode::Broken,
+    ErrorCode::Crashed,
     ErrorCode::Other,
 ];
 
@@ -151,6 +152,7 @@ fn is_known(code: ErrorCode) -> bool {
         | ErrorCode::Failed
         | ErrorCode::Panicked
         | ErrorCode::Broken
+        | ErrorCode::Crashed
         | ErrorCode::Other => true,
     }
 }

@@ -2,19 +2,22 @@
 //! nothing: what a failure means for a machine is its caller's business.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::link::{Shared, error_from};
+use super::fault::Fault;
+use super::isolated::Process;
+use super::link::error_from;
+use super::shared::Shared;
 use super::slots::{Answer, MAX_OPERATIONS};
-use super::worker::Order;
+use super::worker::{self, Order};
 use crate::backend::sighting_in;
 use crate::wire::{MAX_MESSAGE_BYTES, MachineParams, NoParams, Request, STATUS_OK, op};
 use crate::{
@@ -25,6 +28,12 @@ use crate::{
 
 /// How long a cancelled operation has to say that it ended.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
+/// How often it is looked whether the instance still takes orders, while one waits.
+const HANG_CHECK: Duration = Duration::from_secs(1);
+/// Operations that neither end nor have anybody waiting for them, of which an instance is given up.
+const ABANDONED_MAX: usize = MAX_OPERATIONS / 2;
+/// How long they have to end after they were cancelled.
+const ABANDONED_TIME: Duration = Duration::from_secs(5);
 
 /// An instance of a backend; a clone is the same instance. The verbs are those of
 /// [`Backend`](crate::Backend), where they are told. Needs a tokio runtime with time.
@@ -44,8 +53,20 @@ struct Inner {
     shared: Arc<Shared>,
     orders: SyncSender<Order>,
     manifest: Arc<Manifest>,
-    poisoned: AtomicBool,
+    /// Of an isolated instance.
+    process: Option<Arc<Process>>,
     abandoned: AtomicU64,
+}
+
+impl Inner {
+    /// Gives the instance up. What hangs in a process of its own is ended with it.
+    fn hangs(&self, fault: Fault) {
+        self.shared.fail(fault);
+        match &self.process {
+            Some(process) => process.kill(),
+            None => worker::count_hanging(&self.shared),
+        }
+    }
 }
 
 /// What an instance's calls came to that nobody waited for. Each only grows.
@@ -64,14 +85,9 @@ impl Client {
         shared: Arc<Shared>,
         orders: SyncSender<Order>,
         manifest: Arc<Manifest>,
+        process: Option<Arc<Process>>,
     ) -> Self {
-        let inner = Inner {
-            shared,
-            orders,
-            manifest,
-            poisoned: AtomicBool::new(false),
-            abandoned: AtomicU64::new(0),
-        };
+        let inner = Inner { shared, orders, manifest, process, abandoned: AtomicU64::new(0) };
         Self { inner: Arc::new(inner), deadline: None }
     }
 
@@ -86,10 +102,15 @@ impl Client {
         &self.inner.manifest
     }
 
-    /// True once a verb panicked: every further one fails, and the instance must be replaced
-    /// by [`Offer::start`](super::Offer::start).
-    pub fn poisoned(&self) -> bool {
-        self.inner.poisoned.load(Ordering::Acquire)
+    /// Why every further verb fails at once, and the instance must be replaced by
+    /// [`Offer::start`](super::Offer::start); `None` while it can be used.
+    pub fn fault(&self) -> Option<&Fault> {
+        self.inner.shared.fault()
+    }
+
+    /// The pid of the process that an isolated instance runs in.
+    pub fn pid(&self) -> Option<u32> {
+        self.inner.process.as_ref().map(|process| process.pid())
     }
 
     /// What was dropped since the instance was made.
@@ -104,7 +125,7 @@ impl Client {
     /// The number it calls the host by.
     #[cfg(test)]
     pub(crate) fn instance(&self) -> u64 {
-        self.inner.shared.number
+        self.inner.shared.number()
     }
 
     pub async fn probe(&self) -> Result<Probe, BackendError> {
@@ -195,13 +216,16 @@ impl Client {
         let request = serde_json::to_vec(&Request { op, params })
             .map_err(|error| self.error(ErrorCode::Invalid, op, &error.to_string()))?;
         let mut pending = self.submit(op, request)?;
-        if let Ok(answer) = timeout(deadline, &mut pending.answer).await {
-            let answer = answer.map_err(|_| self.error(ErrorCode::Broken, op, "nobody answers"))?;
-            pending.ended = true;
-            return self.read(op, answer);
+        match pending.within(deadline).await {
+            Waited::Answered(answer) => {
+                pending.ended = true;
+                return self.read(op, answer);
+            }
+            Waited::Ended => return Err(self.faulty(op)),
+            Waited::Late => {}
         }
         // What it says in the grace counts, unless it says no more than that it was cancelled.
-        let last = pending.cancelled().await.map(|answer| self.read(op, answer));
+        let last = pending.cancelled(op).await.map(|answer| self.read(op, answer));
         match last {
             Some(Ok(result)) => Ok(result),
             Some(Err(error)) if error.code != ErrorCode::Timeout => Err(error),
@@ -212,12 +236,19 @@ impl Client {
         }
     }
 
-    fn submit(&self, op: &str, request: Vec<u8>) -> Result<Pending, BackendError> {
+    pub(crate) fn submit(&self, op: &str, request: Vec<u8>) -> Result<Pending, BackendError> {
+        if let Some(fault) = self.fault() {
+            return Err(fault.error(&self.inner.manifest.name));
+        }
         if request.len() > MAX_MESSAGE_BYTES {
             let why = format!("the request is longer than {MAX_MESSAGE_BYTES} bytes");
             return Err(self.error(ErrorCode::Invalid, op, &why));
         }
         let (number, answer) = self.inner.shared.slots.begin().ok_or_else(|| {
+            if self.inner.shared.slots.abandoned_for(ABANDONED_TIME) > ABANDONED_MAX {
+                let why = format!("more than {ABANDONED_MAX} operations of it do not end");
+                self.inner.hangs(Fault::Hung(why));
+            }
             let why = format!("{MAX_OPERATIONS} operations are under way already; try again later");
             self.error(ErrorCode::Failed, op, &why)
         })?;
@@ -225,11 +256,10 @@ impl Client {
         let pending = Pending { inner, op: number, answer, ended: false, cancelled: false };
         let order = Order::Submit { op: number, request };
         self.inner.orders.try_send(order).map_err(|error| {
-            let why = match error {
-                TrySendError::Full(_) => "its queue is full",
-                TrySendError::Disconnected(_) => "the instance has ended",
-            };
-            self.error(ErrorCode::Broken, op, why)
+            match error {
+                TrySendError::Full(_) => self.error(ErrorCode::Broken, op, "its queue is full"),
+                TrySendError::Disconnected(_) => self.faulty(op),
+            }
         })?;
         Ok(pending)
     }
@@ -247,9 +277,17 @@ impl Client {
         }
         let error = error_from(&json);
         if error.code == ErrorCode::Panicked {
-            self.inner.poisoned.store(true, Ordering::Release);
+            self.inner.shared.fail(Fault::Panicked(error.message.clone()));
         }
         Err(error)
+    }
+
+    /// Of an instance from which nothing comes any more.
+    fn faulty(&self, op: &str) -> BackendError {
+        match self.fault() {
+            Some(fault) => fault.error(&self.inner.manifest.name),
+            None => self.error(ErrorCode::Broken, op, "the instance has ended"),
+        }
     }
 
     fn error(&self, code: ErrorCode, op: &str, why: &str) -> BackendError {
@@ -257,9 +295,18 @@ impl Client {
     }
 }
 
+/// What waiting for an answer came to.
+enum Waited {
+    Answered(Answer),
+    /// None will come.
+    Ended,
+    /// None came within the deadline.
+    Late,
+}
+
 /// An operation that waits for its answer; dropped before that, it is cancelled.
 #[derive(Debug)]
-struct Pending {
+pub(crate) struct Pending {
     inner: Arc<Inner>,
     op: u64,
     answer: oneshot::Receiver<Answer>,
@@ -269,8 +316,30 @@ struct Pending {
 }
 
 impl Pending {
-    /// Cancels it and waits a little, so that nothing of it runs on when its caller goes on.
-    async fn cancelled(&mut self) -> Option<Answer> {
+    /// Also looks whether the instance still takes orders: one that it has not taken is waited for
+    /// no longer when it does not.
+    async fn within(&mut self, deadline: Duration) -> Waited {
+        let ends = Instant::now() + deadline;
+        loop {
+            let check = ends.min(Instant::now() + HANG_CHECK);
+            match timeout_at(check, &mut self.answer).await {
+                Ok(Ok(answer)) => return Waited::Answered(answer),
+                Ok(Err(_)) => return Waited::Ended,
+                Err(_) if Instant::now() >= ends => return Waited::Late,
+                Err(_) => {}
+            }
+            if let Some(fault) = self.inner.shared.inside.overdue() {
+                self.inner.hangs(fault);
+                if self.inner.shared.slots.is_queued(self.op) {
+                    return Waited::Ended;
+                }
+            }
+        }
+    }
+
+    /// Cancels it and waits a little, so that nothing of it runs on when its caller goes on. An
+    /// instance in which something does not end then is given up.
+    async fn cancelled(&mut self, op: &str) -> Option<Answer> {
         self.cancel();
         let ends = Instant::now() + CANCEL_GRACE;
         let answer = timeout_at(ends, &mut self.answer).await;
@@ -280,6 +349,8 @@ impl Pending {
         }
         if self.inner.shared.slots.abandon(self.op) {
             self.inner.abandoned.fetch_add(1, Ordering::Relaxed);
+            let why = format!("`{op}` did not end within {CANCEL_GRACE:?} of being cancelled");
+            self.inner.hangs(Fault::Hung(why));
         }
         None
     }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::registry::MAX_PLUGIN_FILES;
+use super::trust::Pin;
 use crate::abi::{ABI_MAJOR, MAGIC, PLUGIN_TABLE_1_0_SIZE};
 
 /// Why a file is not used as a plugin.
@@ -35,6 +36,23 @@ pub enum LoadError {
     NoEntry { path: PathBuf },
     #[error("the plugin {} is not loaded: {mismatch}", path.display())]
     Mismatch { path: PathBuf, mismatch: Mismatch },
+    /// It is another file than the one that somebody looked at.
+    #[error(
+        "the plugin {} is not loaded: its SHA-256 hash is {found}, and it is pinned to {pinned}; \
+         if you trust this version, pin its hash",
+        path.display()
+    )]
+    Pinned { path: PathBuf, pinned: Pin, found: Pin },
+    /// The file beside it says something else, or nothing that can be read.
+    #[error("the plugin {} is not loaded: its {}: {why}", path.display(), sidecar.display())]
+    Sidecar { path: PathBuf, sidecar: PathBuf, why: String },
+    /// What the helper says of the file; it names the file itself.
+    #[error("{reason}")]
+    Isolated { reason: String },
+    #[error("the plugin {} ended the process that opened it: {how}", path.display())]
+    Crashed { path: PathBuf, how: String },
+    #[error("no process can be started or spoken with for the plugin {}: {source}", path.display())]
+    Helper { path: PathBuf, source: io::Error },
 }
 
 /// Why a plugin's table cannot be used by this host.

@@ -4,8 +4,12 @@
 
 mod client;
 mod error;
+mod fault;
+mod isolated;
 pub(crate) mod link;
 mod registry;
+mod shared;
+mod sidecar;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -14,4 +18,9 @@ mod worker;
 
 pub use client::{Client, Dropped};
 pub use error::{LoadError, Mismatch};
-pub use registry::{Offer, Registry, Source, open_file, scan};
+pub use fault::Fault;
+pub use isolated::{Helper, serve_plugin};
+pub use registry::{
+    Mode, Offer, Registry, Source, Terms, open, open_file, open_isolated, plugin_files_in,
+};
+pub use trust::Pin;

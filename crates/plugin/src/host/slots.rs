@@ -3,6 +3,7 @@
 //! nothing of what is asked or answered.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -31,9 +32,9 @@ struct Slot {
 #[derive(Debug)]
 enum State {
     Free,
-    Waiting(oneshot::Sender<Answer>),
-    /// The plugin has not answered, but nobody would hear it.
-    Abandoned,
+    Waiting { waiter: oneshot::Sender<Answer>, taken: bool },
+    /// The plugin has not answered, but nobody would hear it, since then.
+    Abandoned(Instant),
 }
 
 impl Slots {
@@ -52,7 +53,7 @@ impl Slots {
         };
         let slot = &mut slots[index];
         slot.generation = slot.generation.wrapping_add(1).max(1);
-        slot.state = State::Waiting(sender);
+        slot.state = State::Waiting { waiter: sender, taken: false };
         Some((u64::from(slot.generation) << 32 | index as u64, receiver))
     }
 
@@ -60,9 +61,35 @@ impl Slots {
     pub(crate) fn answer(&self, op: u64, answer: Answer) -> bool {
         match self.free(op) {
             // The waiter may be gone at this very moment: then the answer is late, too.
-            State::Waiting(waiter) => waiter.send(answer).is_ok(),
-            State::Abandoned | State::Free => false,
+            State::Waiting { waiter, .. } => waiter.send(answer).is_ok(),
+            State::Abandoned(_) | State::Free => false,
         }
+    }
+
+    /// The plugin has it: it may be at work.
+    pub(crate) fn take(&self, op: u64) {
+        if let Some(Slot { state: State::Waiting { taken, .. }, .. }) = find(&mut self.lock(), op) {
+            *taken = true;
+        }
+    }
+
+    /// Whether the plugin has never been given it.
+    pub(crate) fn is_queued(&self, op: u64) -> bool {
+        let mut slots = self.lock();
+        let slot = find(&mut slots, op);
+        slot.is_some_and(|slot| matches!(slot.state, State::Waiting { taken: false, .. }))
+    }
+
+    /// No answer comes any more, to anything: whoever waits is told so.
+    pub(crate) fn end_all(&self) {
+        self.lock().iter_mut().for_each(|slot| slot.state = State::Free);
+    }
+
+    /// Operations that nobody has waited for as long as this, and that the plugin has not answered.
+    pub(crate) fn abandoned_for(&self, time: Duration) -> usize {
+        let is_abandoned =
+            |slot: &&Slot| matches!(slot.state, State::Abandoned(since) if since.elapsed() >= time);
+        self.lock().iter().filter(is_abandoned).count()
     }
 
     /// Nobody waits any longer; `false` if it was answered already.
@@ -71,9 +98,9 @@ impl Slots {
         let Some(slot) = find(&mut slots, op) else {
             return false;
         };
-        let waiting = matches!(slot.state, State::Waiting(_));
+        let waiting = matches!(slot.state, State::Waiting { .. });
         if waiting {
-            slot.state = State::Abandoned;
+            slot.state = State::Abandoned(Instant::now());
         }
         waiting
     }

@@ -1,10 +1,19 @@
 //! Who could have written a plugin file: loading it runs its code as this user. Says nothing of
 //! what the code does; a plugin loaded into the daemon is trusted wholly.
 
-use std::os::unix::fs::MetadataExt;
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use rustix::fs::OFlags;
+use sha2::{Digest, Sha256};
 
 use super::LoadError;
+
+const NONBLOCK: i32 = OFlags::NONBLOCK.bits() as i32;
 
 /// Writable by group or by anyone.
 const FOREIGN_WRITE: u32 = 0o022;
@@ -13,12 +22,15 @@ const OPEN_WRITE: u32 = 0o002;
 /// In a folder with this bit nobody replaces another's file.
 const STICKY: u32 = 0o1000;
 
-/// The file's real path, if nobody but root and this user can change the file or its folder, and
-/// not just anyone can put another folder in its place.
-pub(crate) fn trusted(path: &Path) -> Result<PathBuf, LoadError> {
+/// The plugin's file, opened, and its real path, if nobody but root and this user can change the
+/// file or its folder, and not just anyone can put another folder in its place.
+pub(crate) fn open(path: &Path) -> Result<(PathBuf, File), LoadError> {
     let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
     let real = path.canonicalize().map_err(unreadable)?;
-    let file = real.metadata().map_err(unreadable)?;
+    // Without blocking: it may be a pipe that nobody writes to.
+    let opened = OpenOptions::new().read(true).custom_flags(NONBLOCK).open(&real);
+    let opened = opened.map_err(unreadable)?;
+    let file = opened.metadata().map_err(unreadable)?;
     let folder = real.parent().unwrap_or(Path::new("/"));
     let folder_data = folder.metadata().map_err(unreadable)?;
     let doubt = if !file.is_file() {
@@ -30,8 +42,60 @@ pub(crate) fn trusted(path: &Path) -> Result<PathBuf, LoadError> {
             .or_else(|| folder.ancestors().skip(1).find_map(open_to_all))
     };
     match doubt {
-        None => Ok(real),
+        None => Ok((real, opened)),
         Some(why) => Err(LoadError::Untrusted { path: path.to_owned(), why }),
+    }
+}
+
+/// Is it the file whose hash was written down?
+pub(crate) fn check_pin(path: &Path, file: &File, pin: &Pin) -> Result<(), LoadError> {
+    let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
+    let mut hasher = Sha256::new();
+    io::copy(&mut &*file, &mut HashWriter(&mut hasher)).map_err(unreadable)?;
+    let found = Pin(hasher.finalize().into());
+    if found == *pin {
+        return Ok(());
+    }
+    Err(LoadError::Pinned { path: path.to_owned(), pinned: *pin, found })
+}
+
+/// The SHA-256 hash of a plugin's file (FIPS 180-4), as 64 digits of 0-9 and a-f.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pin([u8; 32]);
+
+impl FromStr for Pin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a SHA-256 hash: 64 digits of 0-9 and a-f");
+        if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        let mut hash = [0; 32];
+        for (byte, digits) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| wrong())?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
+        }
+        Ok(Self(hash))
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -81,9 +145,9 @@ mod tests {
         for (path, mode) in [(&file, 0o644), (&inner, 0o755), (&outer, 0o775)] {
             set_permissions(path, Permissions::from_mode(mode)).unwrap();
         }
-        assert_eq!(trusted(&file).unwrap(), file.canonicalize().unwrap());
+        assert_eq!(open(&file).unwrap().0, file.canonicalize().unwrap());
         set_permissions(&outer, Permissions::from_mode(0o777)).unwrap();
-        let refusal = trusted(&file).unwrap_err().to_string();
+        let refusal = open(&file).unwrap_err().to_string();
         assert!(refusal.contains("outer") && refusal.contains("chmod o-w"), "{refusal}");
     }
 

@@ -151,7 +151,7 @@ async fn a_launch_that_panics_ends_in_an_error_and_a_new_instance_works(offer: O
     let error = client.launch(host.spec()).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::Panicked);
     assert!(error.message.contains("`panic_launch` is on"), "{error}");
-    assert!(client.poisoned());
+    assert!(client.fault().is_some());
     let poisoned = client.survey().await.unwrap_err();
     assert_eq!(poisoned.code, ErrorCode::Broken);
 

@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use super::SOON;
 use crate::abi::{Functions, RawInstance, check, entry_of};
-use crate::host::link::{Shared, error_from};
+use crate::host::link::error_from;
+use crate::host::shared::Shared;
 use crate::host::{Client, Dropped, Offer, Source, open_file};
 use crate::wire::{STATUS_FAILED, STATUS_OK};
 use crate::{
@@ -36,7 +37,7 @@ fn loaded() -> &'static (Offer, Functions) {
     LOADED.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let file = build(folder.path());
-        let (functions, _) = check(entry_of(&file).unwrap()).unwrap();
+        let (functions, _) = check(entry_of(&file, std::fs::File::open(&file).unwrap()).unwrap()).unwrap();
         (open_file(&file).unwrap(), functions)
     })
 }
@@ -480,7 +481,7 @@ impl Raw {
         let functions = loaded().1;
         let (shared, events) = Shared::register("example-c");
         let config = serde_json::to_vec(&host.config(json!({}))).unwrap();
-        let instance = RawInstance::create(functions, shared.number, &config).unwrap();
+        let instance = RawInstance::create(functions, shared.number(), &config).unwrap();
         Self { shared, instance, host, _events: events }
     }
 

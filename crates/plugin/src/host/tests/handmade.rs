@@ -17,7 +17,7 @@ use crate::abi::{
     ABI_MAJOR, ABI_MINOR, Entry, HostLink, HostTable, MAGIC, PLUGIN_TABLE_1_0_SIZE, PluginTable,
     VmanBuf, check,
 };
-use crate::host::link::EVENT_QUEUE;
+use crate::host::shared::EVENT_QUEUE;
 use crate::host::{Client, Dropped, Mismatch, Offer, Source};
 use crate::wire::{STATUS_FAILED, STATUS_OK};
 use crate::{BackendError, ErrorCode, Event, RunState, deadline};
@@ -239,20 +239,23 @@ async fn a_late_answer_is_dropped_and_counted_and_reaches_no_other_operation() {
     let (sender, unanswered) = channel();
     *UNANSWERED.lock().unwrap() = Some(sender);
     let (client, _events) = start(hands_over);
+    let patient = client.with_deadline(deadline::KILL * 10);
+    let next = tokio::spawn(async move { patient.kill(Uuid::nil()).await });
+    tokio::task::yield_now().await;
+    let (_, op) = unanswered.recv_timeout(SOON).unwrap();
+
     let error = client.kill(Uuid::nil()).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::Timeout);
     for part in ["handmade", "`kill`", "10s"] {
         assert!(error.message.contains(part), "{part} in {error}");
     }
     assert_eq!(client.dropped().operations, 1);
+    let fault = client.fault().unwrap().to_string();
+    assert!(fault.contains("`kill` did not end"), "{fault}");
+    let error = client.survey().await.unwrap_err();
+    assert!(error.message.contains(&fault), "{error}");
 
     let (instance, late) = unanswered.recv_timeout(SOON).unwrap();
-    let next = tokio::spawn({
-        let client = client.clone();
-        async move { client.kill(Uuid::nil()).await }
-    });
-    tokio::task::yield_now().await;
-    let (_, op) = unanswered.recv_timeout(SOON).unwrap();
     let link = HostLink::of(instance as u64);
     link.complete(late, STATUS_OK, b"null");
     assert_eq!(client.dropped().answers, 1);

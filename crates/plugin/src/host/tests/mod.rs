@@ -11,6 +11,7 @@ use crate::BackendConfig;
 mod example;
 mod files;
 mod handmade;
+mod isolated;
 mod odd;
 mod older;
 mod whole;

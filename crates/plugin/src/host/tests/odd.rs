@@ -128,11 +128,11 @@ async fn a_panic_ends_the_operation_and_poisons_the_instance_alone() {
     for part in ["odd", "`probe`", "told to panic in probe"] {
         assert!(panicked.message.contains(part), "{part} in {panicked}");
     }
-    assert!(client.poisoned());
+    assert!(client.fault().is_some());
     assert_eq!(client.survey().await.unwrap_err().code, ErrorCode::Broken);
 
     let (next, _events) = odd().start(config(json!({}))).unwrap();
-    assert!(!next.poisoned());
+    assert!(next.fault().is_none());
     next.survey().await.unwrap();
 }
 

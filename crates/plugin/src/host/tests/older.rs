@@ -157,5 +157,5 @@ async fn a_verb_newer_than_its_plugin_is_unsupported_by_name() {
         let why = format!("handmade: no operation is called `{verb}`");
         assert_eq!(result, Err(BackendError::new(ErrorCode::Unsupported, why)));
     }
-    assert!(!client.poisoned());
+    assert!(client.fault().is_none());
 }
