@@ -89,6 +89,7 @@ const HOMES: &[Home] = &[
     ("anyhow", &["xtask"]),
     ("cpio", &["xtask"]),
     ("flate2", &["xtask"]),
+    ("semver", &["vman-operator"]),
     ("cargo_metadata", &["vman-tests"]),
     ("proc-macro2", &["vman-tests"]),
     ("syn", &["vman-tests"]),

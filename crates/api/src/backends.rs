@@ -11,5 +11,5 @@ use crate::state::App;
     (status = 200, description = "All of them", body = [body::Backend]),
 ))]
 pub(crate) async fn list(State(app): State<App>) -> Json<Vec<body::Backend>> {
-    Json(app.backends.clone())
+    Json(app.backends.now())
 }

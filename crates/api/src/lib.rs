@@ -32,4 +32,4 @@ mod vocabulary;
 
 pub use router::router;
 pub use server::{SHUTDOWN_GRACE, serve};
-pub use state::{ApiState, Auth, ObserverHandle};
+pub use state::{ApiState, Auth, Backends, ObserverHandle};

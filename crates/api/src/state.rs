@@ -16,8 +16,8 @@ pub struct ApiState {
     pub observer: ObserverHandle,
     /// Answered as it is by `GET /network/config`.
     pub network: NetworkConfig,
-    /// Answered as they are by `GET /backends`.
-    pub backends: Vec<Backend>,
+    /// Answered by `GET /backends`.
+    pub backends: Backends,
     /// Answered as they are by `GET /policies`.
     pub policies: Vec<Policy>,
     pub auth: Auth,
@@ -26,6 +26,27 @@ pub struct ApiState {
     pub cors_origins: Vec<String>,
     /// The daemon's version.
     pub version: String,
+}
+
+/// The backends as they are now.
+#[derive(Clone)]
+pub struct Backends(Arc<dyn Fn() -> Vec<Backend> + Send + Sync>);
+
+impl Backends {
+    /// `look` must not block.
+    pub fn new(look: impl Fn() -> Vec<Backend> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(look))
+    }
+
+    pub(crate) fn now(&self) -> Vec<Backend> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Backends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Backends")
+    }
 }
 
 /// The observer, as far as the API may touch it.

@@ -1,13 +1,17 @@
 //! Chooses the backend: by name, by file, or the best usable one. Every known one is probed, so
 //! that people can be told what this host can do and why.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
-use vman_plugin::host::{LoadError, Offer, Registry, Source, open_file, scan};
+use vman_plugin::host::{LoadError, Offer, Registry, Source};
 use vman_plugin::{BackendConfig, BackendError, Probe};
 
 use crate::instance::{self, Backend};
+use crate::plugins::{Plugins, Stamp};
+use crate::rescan::{Catalogue, version};
 
 /// What `auto` prefers, best first.
 const AUTO_ORDER: [&str; 3] = ["qemu-kvm", "qemu-tcg", "dry-run"];
@@ -22,6 +26,35 @@ pub enum Choice {
     File(PathBuf),
 }
 
+/// All that a backend is chosen by, and started with.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub choice: Choice,
+    pub plugins: Plugins,
+    /// Holds one directory for each machine.
+    pub machines_dir: PathBuf,
+    /// The `[backends.<name>]` table of each backend, as JSON.
+    pub settings: BTreeMap<String, serde_json::Value>,
+}
+
+impl Wanted {
+    fn config(&self, name: &str) -> BackendConfig {
+        let settings = self.settings.get(name).cloned();
+        let settings = settings.unwrap_or_else(|| serde_json::json!({}));
+        BackendConfig { machines_dir: self.machines_dir.clone(), settings }
+    }
+
+    /// Not on a thread that others wait for.
+    pub(crate) async fn open(&self, file: &Path) -> Result<Offer, LoadError> {
+        let (plugins, path) = (self.plugins.clone(), file.to_owned());
+        let opening = tokio::task::spawn_blocking(move || plugins.open(&path)).await;
+        opening.unwrap_or_else(|error| {
+            let reason = format!("opening it failed: {error}");
+            Err(LoadError::Open { path: file.to_owned(), reason })
+        })
+    }
+}
+
 /// The chosen backend, started.
 #[derive(Debug)]
 pub struct Chosen {
@@ -30,6 +63,13 @@ pub struct Chosen {
     pub reason: String,
     /// All known ones.
     pub reports: Vec<BackendReport>,
+    pub(crate) stamps: BTreeMap<PathBuf, Stamp>,
+}
+
+impl Chosen {
+    pub(crate) fn split(self, wanted: Wanted) -> (Backend, Catalogue) {
+        (self.backend, Catalogue::new(wanted, self.reports, self.stamps))
+    }
 }
 
 /// What is known of one backend.
@@ -37,14 +77,43 @@ pub struct Chosen {
 pub struct BackendReport {
     /// Its name, or its file's where it could not be read.
     pub name: String,
+    /// The plugin's own; `None` if it could not be read.
+    pub version: Option<String>,
     /// `linked`, or the path of its file.
     pub source: String,
+    /// `static`, `in-process` or `isolated`; `None` where it is not run.
+    pub mode: Option<&'static str>,
+    pub state: BackendState,
     /// None if it could not be found out.
     pub usable: Option<bool>,
     pub reason: String,
     pub selected: bool,
     /// What else is to be known of it on this host, and why it was chosen or not: a sentence each.
     pub notes: Vec<String>,
+}
+
+/// How far a backend has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendState {
+    /// It is there, and cannot be used.
+    Declared,
+    /// It was loaded and tried.
+    Loaded,
+    /// It runs the machines.
+    Started,
+    /// Its instance is used no longer, and no other one has taken its place yet.
+    Quarantined,
+}
+
+impl BackendState {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Declared => "declared",
+            Self::Loaded => "loaded",
+            Self::Started => "started",
+            Self::Quarantined => "quarantined",
+        }
+    }
 }
 
 #[derive(Debug, Error)]
@@ -59,52 +128,63 @@ pub enum ChooseError {
     NoneUsable(String),
 }
 
-/// Probes what there is and starts what was asked for. `settings` gives the `[backends.<name>]`
-/// table of a backend as JSON.
-pub async fn choose(
-    choice: &Choice,
-    plugins: Option<&Path>,
-    machines_dir: &Path,
-    settings: impl Fn(&str) -> serde_json::Value,
-) -> Result<Chosen, ChooseError> {
+/// Probes what there is and starts what was asked for.
+pub async fn choose(wanted: &Wanted) -> Result<Chosen, ChooseError> {
     let mut known = Vec::new();
-    let mut refused = Vec::new();
+    let mut others = Others::default();
     for offer in Registry::linked() {
-        known.push(Known::probe(offer, machines_dir, &settings).await);
+        known.push(Known::probe(offer, wanted).await);
     }
-    for (path, loaded) in plugins.map(scan).unwrap_or_default() {
-        match loaded {
-            Ok(offer) => known.push(Known::probe(offer, machines_dir, &settings).await),
-            Err(error) => refused.push((path, error)),
+    for (path, stamp) in wanted.plugins.files() {
+        match stamp {
+            Ok(stamp) => drop(others.stamps.insert(path.clone(), stamp)),
+            Err(error) => {
+                others.refused.push(refused(&path, &error));
+                continue;
+            }
+        }
+        match wanted.open(&path).await {
+            Ok(offer) => known.push(Known::probe(offer, wanted).await),
+            Err(error) => others.refused.push(refused(&path, &error)),
         }
     }
-    let index = match choice {
+    let index = match &wanted.choice {
         Choice::Auto => best(&known)?,
         Choice::Named(name) => named(&known, name)?,
         Choice::File(file) => {
-            let path = plugins.unwrap_or(Path::new("")).join(file);
+            let path = wanted.plugins.path(file);
             match known.iter().position(|known| known.source_is(&path)) {
                 Some(index) => index,
                 None => {
-                    let offer =
-                        open_file(&path).map_err(|error| ChooseError::File { path, error })?;
-                    known.push(Known::probe(offer, machines_dir, &settings).await);
+                    let stamp = Stamp::of(&path);
+                    let refused = |error| ChooseError::File { path: path.clone(), error };
+                    let offer = wanted.open(&path).await.map_err(refused)?;
+                    others.stamps.insert(path, stamp);
+                    known.push(Known::probe(offer, wanted).await);
                     known.len() - 1
                 }
             }
         }
     };
-    start(known, index, refused, choice)
+    start(known, index, others, &wanted.choice)
+}
+
+/// What there is besides the backends that were loaded.
+#[derive(Default)]
+struct Others {
+    refused: Vec<BackendReport>,
+    stamps: BTreeMap<PathBuf, Stamp>,
 }
 
 fn start(
     mut known: Vec<Known>,
     index: usize,
-    refused: Vec<(PathBuf, LoadError)>,
+    others: Others,
     choice: &Choice,
 ) -> Result<Chosen, ChooseError> {
     let mut reports: Vec<BackendReport> = known.iter().map(Known::report).collect();
     reports[index].selected = true;
+    reports[index].state = BackendState::Started;
     let chosen = reports[index].name.clone();
     for report in &mut reports {
         report.notes.push(why(choice, report, &chosen));
@@ -119,18 +199,11 @@ fn start(
         Choice::Auto => format!("the best usable one: {}{passed_over}", reports[index].reason),
         Choice::Named(_) | Choice::File(_) => format!("configured; {}", reports[index].reason),
     };
-    reports.extend(refused.into_iter().map(|(path, error)| BackendReport {
-        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        source: path.display().to_string(),
-        usable: None,
-        reason: format!("refused: {error}"),
-        selected: false,
-        notes: vec![],
-    }));
+    reports.extend(others.refused);
     let chosen = known.swap_remove(index);
     let name = chosen.offer.manifest().name.clone();
     match chosen.started {
-        Ok(backend) => Ok(Chosen { backend, reason, reports }),
+        Ok(backend) => Ok(Chosen { backend, reason, reports, stamps: others.stamps }),
         Err(error) => Err(ChooseError::Start { name, error }),
     }
 }
@@ -144,8 +217,23 @@ fn preferred<'a>(
     better.flat_map(|name| reports.iter().filter(move |report| report.name == **name))
 }
 
+/// A file that is not loaded.
+pub(crate) fn refused(path: &Path, error: &LoadError) -> BackendReport {
+    BackendReport {
+        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        version: None,
+        source: path.display().to_string(),
+        mode: None,
+        state: BackendState::Declared,
+        usable: None,
+        reason: format!("refused: {error}"),
+        selected: false,
+        notes: vec![],
+    }
+}
+
 /// Why this one was chosen or not, for people.
-fn why(choice: &Choice, report: &BackendReport, chosen: &str) -> String {
+pub(crate) fn why(choice: &Choice, report: &BackendReport, chosen: &str) -> String {
     let order = AUTO_ORDER.join(", ");
     let rank = |name: &str| AUTO_ORDER.iter().position(|known| *known == name);
     match choice {
@@ -173,20 +261,15 @@ fn why(choice: &Choice, report: &BackendReport, chosen: &str) -> String {
 }
 
 /// A backend, and how trying it went.
-struct Known {
-    offer: Offer,
-    started: Result<Backend, BackendError>,
+pub(crate) struct Known {
+    pub(crate) offer: Offer,
+    pub(crate) started: Result<Backend, BackendError>,
     probed: Result<Probe, BackendError>,
 }
 
 impl Known {
-    async fn probe(
-        offer: Offer,
-        machines_dir: &Path,
-        settings: &impl Fn(&str) -> serde_json::Value,
-    ) -> Self {
-        let settings = settings(&offer.manifest().name);
-        let config = BackendConfig { machines_dir: machines_dir.to_owned(), settings };
+    pub(crate) async fn probe(offer: Offer, wanted: &Wanted) -> Self {
+        let config = wanted.config(&offer.manifest().name);
         let started = instance::start(offer.clone(), config).await;
         let probed = match &started {
             Ok(backend) => backend.client.probe().await,
@@ -202,24 +285,43 @@ impl Known {
         }
     }
 
-    fn report(&self) -> BackendReport {
+    pub(crate) fn report(&self) -> BackendReport {
         let (usable, reason, notes) = match &self.probed {
             Ok(probe) => (Some(probe.usable), probe.reason.clone(), probe.notes.clone()),
             Err(error) => (None, error.to_string(), vec![]),
+        };
+        let state = match usable {
+            Some(_) => BackendState::Loaded,
+            None => BackendState::Declared,
         };
         let source = match self.offer.source() {
             Source::Linked => "linked".to_owned(),
             Source::File(path) => path.display().to_string(),
         };
-        let name = self.offer.manifest().name.clone();
-        BackendReport { name, source, usable, reason, selected: false, notes }
+        let manifest = self.offer.manifest();
+        BackendReport {
+            name: manifest.name.clone(),
+            version: Some(manifest.version.clone()),
+            source,
+            mode: Some(self.offer.mode().word()),
+            state,
+            usable,
+            reason,
+            selected: false,
+            notes,
+        }
     }
 }
 
-/// A linked one beats a file of the same name: it cannot be swapped behind our back.
+/// A linked one beats a file of the same name: it cannot be swapped behind our back. Of two files
+/// the newer version is taken, and of two of one version the first.
 fn named(known: &[Known], name: &str) -> Result<usize, ChooseError> {
-    let position = known.iter().position(|known| known.offer.manifest().name == name);
-    position.ok_or_else(|| {
+    let of_name = known.iter().enumerate().filter(|(_, one)| one.offer.manifest().name == name);
+    let best = of_name.min_by_key(|(_, one)| match one.offer.source() {
+        Source::Linked => (0, Reverse(None)),
+        Source::File(_) => (1, Reverse(version(&one.offer))),
+    });
+    best.map(|(index, _)| index).ok_or_else(|| {
         let mut names: Vec<&str> =
             known.iter().map(|known| known.offer.manifest().name.as_str()).collect();
         names.sort_unstable();
@@ -251,7 +353,10 @@ mod tests {
     fn report(name: &str, usable: Option<bool>, selected: bool) -> BackendReport {
         BackendReport {
             name: name.to_owned(),
+            version: None,
             source: "linked".to_owned(),
+            mode: None,
+            state: BackendState::Loaded,
             usable,
             reason: format!("{name} was tried"),
             selected,

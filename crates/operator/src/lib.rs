@@ -8,6 +8,8 @@ mod files;
 mod images;
 mod instance;
 mod machines;
+mod plugins;
+mod rescan;
 mod spec;
 mod survey;
 mod watch;
@@ -23,11 +25,13 @@ use vman_core::sighting::Sightings;
 use vman_plugin::BackendError;
 use vman_plugin::host::Client;
 
-pub use backends::{BackendReport, Choice, ChooseError, Chosen, choose};
+pub use backends::{BackendReport, BackendState, Choice, ChooseError, Chosen, Wanted, choose};
 pub use files::Storage;
 pub use instance::Backend;
+pub use plugins::Plugins;
 
-use crate::instance::Instance;
+use crate::instance::{Absent, Instance};
+use crate::rescan::Catalogue;
 use crate::watch::Watch;
 
 /// What the operator works with.
@@ -52,6 +56,7 @@ impl std::fmt::Debug for OperatorConfig {
 #[derive(Debug)]
 pub struct Operator {
     instance: Instance,
+    catalogue: Catalogue,
     storage: Storage,
     stop_grace: Duration,
     watch: Watch,
@@ -59,11 +64,13 @@ pub struct Operator {
 
 impl Operator {
     /// Must be called inside a tokio runtime: it listens to the backend's events from here on.
-    pub fn new(config: OperatorConfig, backend: Backend) -> Self {
-        let watch = Watch::new(config.wake);
+    pub fn new(config: OperatorConfig, wanted: Wanted, chosen: Chosen) -> Self {
+        let OperatorConfig { storage, stop_grace, wake } = config;
+        let watch = Watch::new(wake);
+        let (backend, catalogue) = chosen.split(wanted);
         let (instance, events) = Instance::new(backend);
         watch.listen(events);
-        Self { instance, storage: config.storage, stop_grace: config.stop_grace, watch }
+        Self { instance, catalogue, storage, stop_grace, watch }
     }
 
     /// The backend's name.
@@ -73,6 +80,18 @@ impl Operator {
 
     async fn client(&self) -> Result<Client, ApplyError> {
         self.instance.client(|events| self.watch.listen(events)).await.map_err(told)
+    }
+
+    /// As [`client`](Self::client), without waiting: one that is not there is looked for again when
+    /// it is due.
+    async fn present_client(&self) -> Result<Client, ApplyError> {
+        let present = self.instance.present(|events| self.watch.listen(events)).await;
+        present.map_err(|Absent { error, left }| {
+            if let Some(left) = left {
+                self.watch.wake_after(left);
+            }
+            told(error)
+        })
     }
 
     /// What the backend cannot do at all, and what to do instead.

@@ -36,7 +36,7 @@ impl Operator {
     }
 
     async fn surveyed(&self) -> Result<Survey, ApplyError> {
-        self.client().await?.survey().await.map_err(told)
+        self.present_client().await?.survey().await.map_err(told)
     }
 
     fn ended(&self, end: &MachineEnd) -> (VmId, MachineEnded) {

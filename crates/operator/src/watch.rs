@@ -163,7 +163,16 @@ impl Watch {
         Changes { machine, changes: self.shared.changes.subscribe() }
     }
 
-    /// Takes the backend's events until it has ended.
+    /// Wakes when this long has passed.
+    pub(crate) fn wake_after(&self, time: Duration) {
+        let wake = Arc::clone(&self.shared.wake);
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            wake();
+        });
+    }
+
+    /// Takes the backend's events until it has ended, which is itself a reason to look.
     pub(crate) fn listen(&self, mut events: mpsc::Receiver<Event>) {
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
@@ -180,6 +189,7 @@ impl Watch {
                     Event::Other => shared.changed(None, News::Look),
                 }
             }
+            shared.changed(None, News::Look);
         });
     }
 

@@ -4,12 +4,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use vman_plugin::host::Pin;
 
 use crate::config;
 
 const ID: &str = "The id, or its first characters, 4 at least";
 const VM: &str = "The name, the id, or the id's first characters, 4 at least";
 const TEMPLATE: &str = "The template's name";
+
+/// The command that runs a plugin's file for a daemon.
+pub(crate) const PLUGIN_HOST: &str = "plugin-host";
 
 /// Seconds that `--wait` waits if it does not say.
 const WAIT_DEFAULT: &str = "60";
@@ -95,6 +99,15 @@ pub(crate) enum Command {
     Policy(PolicyCommand),
     /// Whether the daemon answers
     Health,
+    /// Run a plugin's file for the daemon that started this
+    #[command(name = PLUGIN_HOST, hide = true)]
+    PluginHost {
+        /// The plugin's file
+        file: PathBuf,
+        /// The hash that it must have
+        #[arg(long)]
+        sha256: Option<Pin>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

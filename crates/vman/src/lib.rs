@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing::{Level, error, info, warn};
 
-use crate::cli::{Cli, Command, ConfigCommand, Global};
+use crate::cli::{Cli, Command, ConfigCommand, Global, PLUGIN_HOST};
 use crate::client::{Connection, Output};
 use crate::config::{Loaded, Surroundings};
 use crate::failure::Failure;
@@ -51,6 +51,11 @@ fn run(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Backend(cli::BackendCommand::List) => client::backends(&connect()?, out),
         Command::Policy(cli::PolicyCommand::List) => client::policies(&connect()?, out),
         Command::Health => client::health(&connect()?, out),
+        Command::PluginHost { file, sha256 } => {
+            let served = vman_plugin::host::serve_plugin(&file, sha256.as_ref());
+            served
+                .map_err(|why| Failure::Failed(format!("{PLUGIN_HOST} {}: {why}", file.display())))
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, Request};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tower::ServiceExt;
-use vman_api::{ApiState, Auth, ObserverHandle, router};
+use vman_api::{ApiState, Auth, Backends, ObserverHandle, router};
 use vman_api_types::{Backend, NetworkConfig, Policy};
 use vman_core::ident::Timestamp;
 use vman_core::network::{Network, NetworkMode, Subnet};
@@ -53,7 +53,7 @@ impl Api {
                 interval: Duration::from_secs(5),
             },
             network: network(),
-            backends: vec![backend()],
+            backends: Backends::new(|| vec![backend()]),
             policies: vec![policy()],
             auth,
             cors_origins: cors_origins.iter().map(|origin| (*origin).to_owned()).collect(),
@@ -209,6 +209,8 @@ fn network() -> NetworkConfig {
 fn backend() -> Backend {
     Backend {
         name: "fake".to_owned(),
+        version: Some("1.2.3".to_owned()),
+        mode: Some("static".to_owned()),
         source: "built-in".to_owned(),
         state: "started".to_owned(),
         usable: true,

@@ -74,7 +74,10 @@ async fn a_file_that_is_no_plugin_is_refused_by_name_and_does_not_stop_the_other
     let plugins = folder.path().join("plugins");
     std::fs::create_dir(&plugins).expect("made");
     std::fs::write(plugins.join("broken.so"), "not a library").expect("written");
-    let choosing = |choice: Choice| choose_among(choice, plugins.clone(), storage.machines());
+    let choosing = async |choice: Choice| {
+        let plugins = Plugins { dir: Some(plugins.clone()), ..Plugins::default() };
+        choose(&Wanted { plugins, ..wanted(&storage, &choice, plain()) }).await
+    };
     let chosen = choosing(Choice::Auto).await.expect("the linked one");
     let report = chosen.reports.iter().find(|report| report.name == "broken.so").expect("told");
     assert_eq!((report.usable, report.selected), (None, false));
@@ -84,12 +87,4 @@ async fn a_file_that_is_no_plugin_is_refused_by_name_and_does_not_stop_the_other
     assert!(error.to_string().contains("plugins/broken.so"), "{error}");
     let error = choosing(Choice::File("missing.so".into())).await.expect_err("not there");
     assert!(error.to_string().contains("plugins/missing.so"), "{error}");
-}
-
-async fn choose_among(
-    choice: Choice,
-    plugins: PathBuf,
-    machines: PathBuf,
-) -> Result<Chosen, ChooseError> {
-    choose(&choice, Some(&plugins), &machines, |_| plain()).await
 }

@@ -24,7 +24,7 @@ use vman_core::ports::{Applied, Apply, ApplyError, DiskTarget, Survey, Target};
 use vman_core::sighting::{MachineSeen, Sightings};
 use vman_core::testing::samples;
 use vman_core::vm::VmState;
-use vman_operator::{Choice, Chosen, Operator, OperatorConfig, Storage, choose};
+use vman_operator::{Choice, Chosen, Operator, OperatorConfig, Plugins, Storage, Wanted, choose};
 // Named nowhere else: without this line it is not linked, and not offered.
 use vman_plugin_dry_run as _;
 
@@ -52,12 +52,13 @@ impl Hands {
 
     async fn over(folder: TempDir, settings: Value, stop_grace: Duration) -> Self {
         let storage = Storage::open(folder.path().to_owned()).expect("storage");
-        let chosen = chosen(&storage, &Choice::Auto, settings).await;
+        let wanted = wanted(&storage, &Choice::Auto, settings);
+        let chosen = choose(&wanted).await.expect("chosen");
         let woken = Arc::new(Notify::new());
         let waking = woken.clone();
         let wake = Arc::new(move || waking.notify_one());
         let config = OperatorConfig { storage, stop_grace, wake };
-        Self { operator: Operator::new(config, chosen.backend), woken, folder }
+        Self { operator: Operator::new(config, wanted, chosen), woken, folder }
     }
 
     /// The same folder, as after a start of the daemon.
@@ -146,11 +147,17 @@ async fn try_choosing(
     choice: &Choice,
     settings: Value,
 ) -> Result<Chosen, vman_operator::ChooseError> {
-    choose(choice, None, &storage.machines(), |name| match name {
-        "dry-run" => settings.clone(),
-        other => panic!("{other} is not linked into these tests"),
-    })
-    .await
+    choose(&wanted(storage, choice, settings)).await
+}
+
+/// Of the backend that is linked into these tests.
+fn wanted(storage: &Storage, choice: &Choice, settings: Value) -> Wanted {
+    Wanted {
+        choice: choice.clone(),
+        plugins: Plugins::default(),
+        machines_dir: storage.machines(),
+        settings: [("dry-run".to_owned(), settings)].into(),
+    }
 }
 
 fn plain() -> Value {

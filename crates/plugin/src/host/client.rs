@@ -255,11 +255,9 @@ impl Client {
         let inner = Arc::clone(&self.inner);
         let pending = Pending { inner, op: number, answer, ended: false, cancelled: false };
         let order = Order::Submit { op: number, request };
-        self.inner.orders.try_send(order).map_err(|error| {
-            match error {
-                TrySendError::Full(_) => self.error(ErrorCode::Broken, op, "its queue is full"),
-                TrySendError::Disconnected(_) => self.faulty(op),
-            }
+        self.inner.orders.try_send(order).map_err(|error| match error {
+            TrySendError::Full(_) => self.error(ErrorCode::Broken, op, "its queue is full"),
+            TrySendError::Disconnected(_) => self.faulty(op),
         })?;
         Ok(pending)
     }

@@ -106,19 +106,22 @@ fn checked(table: Entry) -> Result<(Functions, Manifest), Mismatch> {
     Ok((functions, manifest))
 }
 
-/// The `.so` files of a folder, in the order of their names. A folder that cannot be read is its
-/// own only entry; beyond 64 files each is refused unread.
-pub fn plugin_files_in(folder: &Path) -> Vec<Result<PathBuf, LoadError>> {
+/// The `.so` files of a folder, in the order of their names, each with why it is not to be opened,
+/// if so. A folder that cannot be read is its own only entry; beyond 64 files each is left out.
+pub fn plugin_files_in(folder: &Path) -> Vec<(PathBuf, Result<(), LoadError>)> {
     let files = match plugin_files(folder) {
         Ok(files) => files,
-        Err(source) => return vec![Err(LoadError::Folder { path: folder.to_owned(), source })],
+        Err(source) => {
+            let path = folder.to_owned();
+            return vec![(path.clone(), Err(LoadError::Folder { path, source }))];
+        }
     };
-    let numbered = files.into_iter().enumerate();
-    numbered
-        .map(|(position, path)| {
-            if position < MAX_PLUGIN_FILES { Ok(path) } else { Err(LoadError::TooMany { path }) }
-        })
-        .collect()
+    let fits = |(position, path): (usize, PathBuf)| {
+        let too_many = || LoadError::TooMany { path: path.clone() };
+        let fits = (position < MAX_PLUGIN_FILES).then_some(()).ok_or_else(too_many);
+        (path, fits)
+    };
+    files.into_iter().enumerate().map(fits).collect()
 }
 
 fn plugin_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {

@@ -46,10 +46,9 @@ pub(crate) fn read(plugin: &Path) -> Result<Option<Sidecar>, LoadError> {
 impl Sidecar {
     /// Does the plugin say the same of itself?
     pub(crate) fn check(&self, plugin: &Path, manifest: &Manifest) -> Result<(), LoadError> {
-        for (what, here, there) in [
-            ("name", &self.name, &manifest.name),
-            ("version", &self.version, &manifest.version),
-        ] {
+        for (what, here, there) in
+            [("name", &self.name, &manifest.name), ("version", &self.version, &manifest.version)]
+        {
             if here != there {
                 let why = format!("the {what} is {here:?} there, and {there:?} in the plugin");
                 return Err(refused(plugin, why));

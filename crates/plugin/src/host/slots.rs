@@ -32,7 +32,10 @@ struct Slot {
 #[derive(Debug)]
 enum State {
     Free,
-    Waiting { waiter: oneshot::Sender<Answer>, taken: bool },
+    Waiting {
+        waiter: oneshot::Sender<Answer>,
+        taken: bool,
+    },
     /// The plugin has not answered, but nobody would hear it, since then.
     Abandoned(Instant),
 }

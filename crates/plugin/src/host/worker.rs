@@ -89,7 +89,9 @@ pub(crate) fn count_hanging(shared: &Shared) {
 
 /// Its thread has ended; what it has not answered may be on another one.
 fn stops_hanging(shared: &Shared) {
-    if shared.slots.abandoned_for(Duration::ZERO) == 0 && shared.hanging.swap(false, Ordering::Relaxed) {
+    if shared.slots.abandoned_for(Duration::ZERO) == 0
+        && shared.hanging.swap(false, Ordering::Relaxed)
+    {
         HANGING.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,12 +1,13 @@
 //! The configuration: every setting, typed, with a default that works. It is settled from the
 //! environment, one file and the defaults, in this order. Nothing on the host is changed here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vman_core::network::Subnet;
+use vman_plugin::host::Pin;
 
 mod error;
 mod network;
@@ -42,8 +43,7 @@ pub(crate) struct Config {
     pub(crate) backend: Backend,
     /// The settings of each backend that has some, by its name.
     pub(crate) backends: BTreeMap<String, serde_json::Value>,
-    /// The folder of plugin files; none if none was named and none is in the usual places.
-    pub(crate) plugins: Option<PathBuf>,
+    pub(crate) plugins: Plugins,
     /// The folder where policies are found by name.
     pub(crate) policies: PathBuf,
     pub(crate) observer: Observer,
@@ -52,6 +52,17 @@ pub(crate) struct Config {
     pub(crate) chain: Vec<Policy>,
     pub(crate) network: Network,
     pub(crate) log: Log,
+}
+
+/// `[plugins]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plugins {
+    /// The folder of plugin files; none if none was named and none is in the usual places.
+    pub(crate) dir: Option<PathBuf>,
+    /// Names of files that run in the daemon's own process.
+    pub(crate) in_process: BTreeSet<String>,
+    /// Hashes that files must have, by their names.
+    pub(crate) pins: BTreeMap<String, Pin>,
 }
 
 /// `[server]`

@@ -1,16 +1,18 @@
 //! Which keys there are, their defaults and their limits. How a key is looked up is not known here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use vman_plugin::host::Pin;
 
 use super::error::{ConfigError, Origin};
 use super::reader::Reader;
 use super::section::from_text;
 use super::surroundings::Surroundings;
 use super::values::{AuthMode, BackendChoice, LogFile, LogFormat, LogLevel, Period, json};
-use super::{Backend, Config, Loaded, Log, Observer, Repair, Server, network, policies};
+use super::{Backend, Config, Loaded, Log, Observer, Plugins, Repair, Server, network, policies};
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
 const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
@@ -198,12 +200,35 @@ fn backends(reader: &mut Reader<'_>) -> BTreeMap<String, serde_json::Value> {
     backends
 }
 
-fn plugins(reader: &mut Reader<'_>) -> Option<PathBuf> {
+fn plugins(reader: &mut Reader<'_>) -> Plugins {
     let default = reader.surroundings.shipped("plugins");
     let mut section = reader.section("plugins");
     let dir = section.key("dir").path(default);
+    let in_process = section.key("in_process").checked_or(
+        |names: &BTreeSet<String>| names.iter().try_for_each(|name| is_plugin_file(name)),
+        BTreeSet::new(),
+    );
+    let pins = section.key("sha256").checked_or(
+        |pins: &BTreeMap<String, String>| {
+            pins.iter().try_for_each(|(name, pin)| {
+                is_plugin_file(name)?;
+                pin.parse::<Pin>().map(drop)
+            })
+        },
+        BTreeMap::new(),
+    );
     section.end();
-    dir
+    // Those that do not parse were refused.
+    let pins = pins.into_iter().filter_map(|(name, pin)| Some((name, pin.parse().ok()?))).collect();
+    Plugins { dir, in_process, pins }
+}
+
+fn is_plugin_file(name: &str) -> Result<(), String> {
+    is_file_name(name)?;
+    if name.ends_with(".so") {
+        return Ok(());
+    }
+    Err(format!("{name:?} is not the name of a plugin's file, which ends in .so"))
 }
 
 fn observer(reader: &mut Reader<'_>) -> Observer {

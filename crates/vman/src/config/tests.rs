@@ -239,7 +239,7 @@ fn a_path_in_the_file_is_relative_to_the_files_folder() {
     let host = Host::new();
     let config = host.config("[storage]\npath = \"state\"\n[plugins]\ndir = \"/p\"\n");
     assert_eq!(config.storage, host.folder.path().join("state"));
-    assert_eq!(config.plugins, Some("/p".into()));
+    assert_eq!(config.plugins.dir, Some("/p".into()));
 }
 
 #[test]

@@ -138,10 +138,15 @@ mod tests {
         assert_eq!(in_path("tool", &path), Some(there));
     }
 
+    use vman_operator::BackendState;
+
     #[test]
     fn kvm_that_cannot_run_guests_is_told_with_the_reason_of_the_probe() {
         let report = BackendReport {
             name: KVM_BACKEND.to_owned(),
+            version: None,
+            mode: None,
+            state: BackendState::Loaded,
             source: "linked".to_owned(),
             usable: Some(false),
             reason: "the test guest failed".to_owned(),

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::json;
 use vman_network::Networker;
-use vman_operator::{BackendReport, ChooseError, Chosen};
+use vman_operator::{BackendReport, BackendState, ChooseError, Chosen, Wanted};
 
 use crate::client::Output;
 use crate::config::{BackendChoice, Config};
@@ -59,7 +59,7 @@ struct Examined {
 
 async fn examine(config: &Config) -> Examined {
     let machines = config.storage.join("machines");
-    let chosen = backend::choose(config, &machines).await;
+    let chosen = vman_operator::choose(&backend::wanted(config, &machines)).await;
     let reports = match &chosen {
         Ok(chosen) => chosen.reports.clone(),
         Err(_) => all_reports(config, &machines).await,
@@ -77,8 +77,15 @@ async fn examine(config: &Config) -> Examined {
 
 /// Of a daemon that would not start, what it could be told to use instead.
 async fn all_reports(config: &Config, machines: &Path) -> Vec<BackendReport> {
-    let best = backend::choose_best(config, machines).await;
-    let unselected = |report| BackendReport { selected: false, notes: vec![], ..report };
+    let wanted = backend::wanted(config, machines);
+    let best =
+        vman_operator::choose(&Wanted { choice: vman_operator::Choice::Auto, ..wanted }).await;
+    let unselected = |mut report: BackendReport| {
+        if report.selected {
+            (report.selected, report.state) = (false, BackendState::Loaded);
+        }
+        BackendReport { notes: vec![], ..report }
+    };
     best.map(|best| best.reports.into_iter().map(unselected).collect()).unwrap_or_default()
 }
 
@@ -112,7 +119,7 @@ fn chosen_backend(config: &Config, chosen: &Choice) -> Vec<Finding> {
 }
 
 fn one_backend(report: &BackendReport) -> Finding {
-    let BackendReport { name, source, usable, reason, selected, notes } = report;
+    let BackendReport { name, source, usable, reason, selected, notes, .. } = report;
     let reason = if source == LINKED { reason.clone() } else { format!("{source}: {reason}") };
     let finding = match usable {
         Some(true) => Finding::good(name, reason),

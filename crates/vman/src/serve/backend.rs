@@ -3,48 +3,48 @@
 use std::path::Path;
 
 use tracing::{info, warn};
-use vman_operator::{BackendReport, Choice, ChooseError, Chosen};
+use vman_operator::{BackendReport, Choice, Chosen, Plugins, Wanted};
+use vman_plugin::host::Helper;
 // A crate that is linked and never named registers nothing: these lines are the registration.
 use vman_plugin_dry_run as _;
 use vman_plugin_qemu_kvm as _;
 use vman_plugin_qemu_tcg as _;
 
+use crate::cli;
 use crate::config::{BackendChoice, Config};
 
-/// Tries every backend there is, and starts the one that the configuration asks for.
-pub(crate) async fn choose(config: &Config, machines_dir: &Path) -> Result<Chosen, ChooseError> {
+/// The program that plugin files are run by, but for those that run in this one: this very program,
+/// also where its file was replaced meanwhile.
+const HELPER: &str = "/proc/self/exe";
+
+/// What the configuration asks for.
+pub(crate) fn wanted(config: &Config, machines_dir: &Path) -> Wanted {
     let choice = match &config.backend.choice {
         BackendChoice::Auto => Choice::Auto,
         BackendChoice::Name(name) => Choice::Named(name.clone()),
         BackendChoice::File(file) => Choice::File(file.into()),
     };
-    try_all(config, &choice, machines_dir).await
+    let plugins = Plugins {
+        dir: config.plugins.dir.clone(),
+        helper: Some(helper()),
+        in_process: config.plugins.in_process.clone(),
+        pins: config.plugins.pins.clone(),
+    };
+    let settings = config.backends.clone();
+    Wanted { choice, plugins, machines_dir: machines_dir.to_owned(), settings }
 }
 
-/// As [`choose`] where the configuration leaves the choice to the host.
-pub(crate) async fn choose_best(
-    config: &Config,
-    machines_dir: &Path,
-) -> Result<Chosen, ChooseError> {
-    try_all(config, &Choice::Auto, machines_dir).await
-}
-
-async fn try_all(
-    config: &Config,
-    choice: &Choice,
-    machines_dir: &Path,
-) -> Result<Chosen, ChooseError> {
-    let settings =
-        |name: &str| config.backends.get(name).cloned().unwrap_or_else(|| serde_json::json!({}));
-    vman_operator::choose(choice, config.plugins.as_deref(), machines_dir, settings).await
+/// How this program is told to run a plugin's file.
+pub(crate) fn helper() -> Helper {
+    Helper { program: HELPER.into(), arguments: vec![cli::PLUGIN_HOST.into()] }
 }
 
 /// Tells the log what there is, which was chosen and why, and what is to be known of that one.
 pub(super) fn tell(config: &Config, chosen: &Chosen) {
     for report in &chosen.reports {
-        let BackendReport { name, source, usable, reason, selected, notes: _ } = report;
-        let state = state(*usable, *selected);
-        info!(name, source, state, usable = usable.unwrap_or(false), "backend: {reason}");
+        let BackendReport { name, version, source, mode, state, usable, reason, .. } = report;
+        let (state, usable) = (state.word(), usable.unwrap_or(false));
+        info!(name, version, source, mode, state, usable, "backend: {reason}");
     }
     for name in without_backend(config.backends.keys(), &chosen.reports) {
         warn!("[backends.{name}] is not used: there is no backend of this name");
@@ -70,23 +70,16 @@ pub(crate) fn is_doubtful(config: &Config, chosen: &Chosen) -> bool {
 pub(crate) fn reports(reports: Vec<BackendReport>) -> Vec<vman_api_types::Backend> {
     let report = |report: BackendReport| vman_api_types::Backend {
         name: report.name,
+        version: report.version,
         source: report.source,
-        state: state(report.usable, report.selected).to_owned(),
+        mode: report.mode.map(str::to_owned),
+        state: report.state.word().to_owned(),
         usable: report.usable.unwrap_or(false),
         reason: report.reason,
         notes: report.notes,
         selected: report.selected,
     };
     reports.into_iter().map(report).collect()
-}
-
-fn state(usable: Option<bool>, selected: bool) -> &'static str {
-    match (usable, selected) {
-        (_, true) => "started",
-        (Some(_), false) => "loaded",
-        // It was named, and could not be tried.
-        (None, false) => "declared",
-    }
 }
 
 /// Backends come from files, too, so only now is it known which names there are.
@@ -99,13 +92,18 @@ fn without_backend<'a>(
 
 #[cfg(test)]
 mod tests {
+    use vman_operator::BackendState;
+
     use super::*;
 
     #[test]
     fn settings_of_a_backend_that_is_not_there_are_found() {
         let report = BackendReport {
             name: "qemu-tcg".to_owned(),
+            version: None,
             source: "linked".to_owned(),
+            mode: None,
+            state: BackendState::Started,
             usable: Some(true),
             reason: String::new(),
             selected: true,

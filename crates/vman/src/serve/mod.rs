@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tracing::{info, warn};
-use vman_api::{ApiState, Auth, ObserverHandle};
+use vman_api::{ApiState, Auth, Backends, ObserverHandle};
 use vman_api_types::NetworkConfig;
 use vman_core::ident::Timestamp;
 use vman_core::ports::Clock;
@@ -90,7 +90,7 @@ struct Parts {
     engine: Engine,
     observer: ObserverHandle,
     network: NetworkConfig,
-    backends: Vec<vman_api_types::Backend>,
+    backends: Backends,
     policies: Vec<vman_api_types::Policy>,
 }
 
@@ -109,7 +109,8 @@ async fn wire(config: &Config, storage: Storage) -> Result<Parts, ServeError> {
     info!(mode = network.mode.word(), "network: {}", network.reason);
     let chain = config.chain.clone();
     let loading = tokio::task::spawn_blocking(move || policies::load(&chain));
-    let chosen = backend::choose(config, &storage.machines()).await?;
+    let wanted = backend::wanted(config, &storage.machines());
+    let chosen = vman_operator::choose(&wanted).await?;
     backend::tell(config, &chosen);
     let name = chosen.backend.name().to_owned();
     let operator = Arc::new(Operator::new(
@@ -118,7 +119,8 @@ async fn wire(config: &Config, storage: Storage) -> Result<Parts, ServeError> {
             stop_grace: config.backend.stop_grace,
             wake: Arc::clone(&wake_observer),
         },
-        chosen.backend,
+        wanted,
+        chosen,
     ));
 
     let (policies, policy_reports) = loading.await.map_err(ServeError::Loading)??;
@@ -149,8 +151,15 @@ async fn wire(config: &Config, storage: Storage) -> Result<Parts, ServeError> {
     }
     boot::start_what_ran(&engine).await?;
     let network = network_config(&networker);
+    let backends = Backends::new({
+        let operator = Arc::clone(&operator);
+        move || backend::reports(operator.backends())
+    });
+    tokio::spawn({
+        let operator = Arc::clone(&operator);
+        async move { operator.watch_plugins().await }
+    });
     let observer = observe(config, &engine, store, operator, networker, clock, wake);
-    let backends = backend::reports(chosen.reports);
     Ok(Parts { engine, observer, network, backends, policies: policy_reports })
 }
 

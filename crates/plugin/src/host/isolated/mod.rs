@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-pub(crate) use process::Process;
 pub use process::Helper;
+pub(crate) use process::Process;
 pub use serve::serve_plugin;
 
 use self::frame::{Frame, Kind};
@@ -70,8 +70,8 @@ impl Isolated {
         let name = manifest.name.clone();
         let failed = |code, why: &str| BackendError::new(code, format!("{name}: {why}"));
         let config = config_json(&name, config)?;
-        let (mut helper, hello) = Running::load(self)
-            .map_err(|error| failed(ErrorCode::Failed, &error.to_string()))?;
+        let (mut helper, hello) =
+            Running::load(self).map_err(|error| failed(ErrorCode::Failed, &error.to_string()))?;
         if hello.manifest != *manifest {
             let why = format!("{} is another plugin, or version, than before", self.file.display());
             return Err(failed(ErrorCode::Conflict, &why));
@@ -101,8 +101,7 @@ impl Running {
     fn load(isolated: &Isolated) -> Result<(Self, Hello), LoadError> {
         let Isolated { helper, file, pin } = isolated;
         let failed = |source| LoadError::Helper { path: file.clone(), source };
-        let (process, child, to) =
-            process::start(helper, file, pin.as_ref()).map_err(failed)?;
+        let (process, child, to) = process::start(helper, file, pin.as_ref()).map_err(failed)?;
         to.set_write_timeout(Some(WRITE_DEADLINE)).map_err(failed)?;
         let from = BufReader::new(to.try_clone().map_err(failed)?);
         let mut running = Self { process: Arc::new(process), child: Some(child), to, from };
@@ -167,9 +166,8 @@ impl Running {
     /// more; one reads what it says, and sees its end.
     fn run(mut self, shared: &Arc<Shared>, orders: Receiver<Order>) -> io::Result<()> {
         self.from.get_ref().set_read_timeout(None)?;
-        let thread = |role| {
-            std::thread::Builder::new().name(format!("plugin-{}-{role}", shared.name))
-        };
+        let thread =
+            |role| std::thread::Builder::new().name(format!("plugin-{}-{role}", shared.name));
         let (to, process) = (self.to.try_clone()?, Arc::clone(&self.process));
         let writing = Arc::clone(shared);
         thread("out").spawn(move || write_orders(to, &process, &writing, &orders))?;
@@ -195,12 +193,7 @@ impl Drop for Running {
     }
 }
 
-fn write_orders(
-    mut to: UnixStream,
-    process: &Process,
-    shared: &Shared,
-    orders: &Receiver<Order>,
-) {
+fn write_orders(mut to: UnixStream, process: &Process, shared: &Shared, orders: &Receiver<Order>) {
     while let Ok(order) = orders.recv() {
         let written = match &order {
             Order::Submit { op, request } => {

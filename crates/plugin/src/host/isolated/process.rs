@@ -48,9 +48,8 @@ pub(crate) fn start(
     let mut child = command.spawn()?;
     // The child is not reaped before this, so the pid is its.
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let opened = pid.ok_or(rustix::io::Errno::SRCH).and_then(|pid| {
-        pidfd_open(pid, PidfdFlags::empty())
-    });
+    let opened =
+        pid.ok_or(rustix::io::Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
     match opened {
         Ok(pidfd) => Ok((Process { pid: child.id(), pidfd }, child, ours)),
         Err(error) => {

@@ -37,7 +37,8 @@ fn loaded() -> &'static (Offer, Functions) {
     LOADED.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let file = build(folder.path());
-        let (functions, _) = check(entry_of(&file, std::fs::File::open(&file).unwrap()).unwrap()).unwrap();
+        let (functions, _) =
+            check(entry_of(&file, std::fs::File::open(&file).unwrap()).unwrap()).unwrap();
         (open_file(&file).unwrap(), functions)
     })
 }

@@ -13,10 +13,11 @@ fn the_plugins_of_a_folder_are_found_in_order_and_a_file_that_is_none_is_told_of
     for name in ["b.so", "a.so", "c.txt"] {
         std::fs::write(folder.path().join(name), "no library").unwrap();
     }
-    let found: Vec<_> = plugin_files_in(folder.path()).into_iter().map(Result::unwrap).collect();
-    let names: Vec<_> = found.iter().map(|path| path.file_name().unwrap()).collect();
+    let found = plugin_files_in(folder.path());
+    let names: Vec<_> = found.iter().map(|(path, _)| path.file_name().unwrap()).collect();
     assert_eq!(names, ["a.so", "b.so"]);
-    for path in found {
+    for (path, fits) in found {
+        fits.unwrap();
         let error = open_file(&path).unwrap_err();
         assert!(matches!(error, LoadError::Open { .. }), "{error}");
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
@@ -28,12 +29,12 @@ fn the_plugins_of_a_folder_are_found_in_order_and_a_file_that_is_none_is_told_of
 fn a_folder_that_is_not_there_and_one_too_full_are_told_of() {
     let folder = tempfile::tempdir().unwrap();
     let missing = plugin_files_in(&folder.path().join("missing"));
-    assert!(matches!(missing[..], [Err(LoadError::Folder { .. })]));
+    assert!(matches!(missing[..], [(_, Err(LoadError::Folder { .. }))]));
     for number in 0..=MAX_PLUGIN_FILES {
         std::fs::write(folder.path().join(format!("{number:03}.so")), "").unwrap();
     }
     let found = plugin_files_in(folder.path());
-    let left_out = |file: &&Result<_, _>| matches!(file, Err(LoadError::TooMany { .. }));
+    let left_out = |file: &&(_, Result<(), _>)| matches!(file.1, Err(LoadError::TooMany { .. }));
     assert_eq!(found.iter().filter(left_out).count(), 1);
     assert!(left_out(&found.last().unwrap()));
 }
