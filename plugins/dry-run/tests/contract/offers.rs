@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use vman_plugin::host::{Offer, Registry, Source, open_file, scan};
+use vman_plugin::host::{Offer, Registry, Source, open_file, plugin_files_in};
 use vman_plugin_dry_run as _;
 
 /// A file built beforehand; unset, the tests build it.
@@ -78,10 +78,11 @@ fn a_folder_with_the_file_and_with_junk_offers_the_file_alone() {
     let folder = tempfile::tempdir().unwrap();
     copy_into(folder.path());
     std::fs::write(folder.path().join("a.so"), "junk").unwrap();
-    let found = scan(folder.path());
+    let found = plugin_files_in(folder.path());
+    let found: Vec<_> = found.iter().map(|(path, _)| open_file(path)).collect();
     assert_eq!(found.len(), 2);
-    found[0].1.as_ref().unwrap_err();
-    assert_eq!(found[1].1.as_ref().unwrap().manifest().name, "dry-run");
+    found[0].as_ref().unwrap_err();
+    assert_eq!(found[1].as_ref().unwrap().manifest().name, "dry-run");
 }
 
 #[test]
