@@ -15,8 +15,8 @@ pub struct Backend {
     /// `linked`, or the path of the plugin's file.
     #[schema(example = "linked")]
     pub source: String,
-    /// Where its code runs: `static` or `in-process`, in the daemon; `isolated`, in a process of its
-    /// own. Absent where it is not run.
+    /// Where its code runs: `static` or `in-process`, in the daemon; `isolated`, in a process of
+    /// its own. Absent where it is not run.
     #[serde(default)]
     #[schema(example = "static")]
     pub mode: Option<String>,

@@ -1,5 +1,6 @@
 //! The backend in use: one instance at a time, and another one in its place once it has panicked,
-//! hung or crashed, or a new version of it has come. Machines outlive both. Which backend it is was chosen elsewhere.
+//! hung or crashed, or a new version of it has come. Machines outlive both. Which backend it is was
+//! chosen elsewhere.
 
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;

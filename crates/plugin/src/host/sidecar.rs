@@ -1,6 +1,6 @@
-//! The file that may lie beside a plugin's, `libmine.json` beside `libmine.so`: what is in there can
-//! be known, and refused, before any of the plugin's code runs. It proves nothing: who can write the
-//! one file can write the other.
+//! The file that may lie beside a plugin's, `libmine.json` beside `libmine.so`: what is in there
+//! can be known, and refused, before any of the plugin's code runs. It proves nothing: who can
+//! write the one file can write the other.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
