@@ -31,6 +31,7 @@ const EDGES: &[Edges] = &[
     ("vman-plugin-qemu-kvm", &["vman-plugin", "vman-plugin-qemu"], &["vman-plugin"]),
     ("vman-plugin-qemu-tcg", &["vman-plugin", "vman-plugin-qemu"], &["vman-plugin"]),
     ("vman-plugin-dry-run", &["vman-plugin"], &["vman-plugin"]),
+    ("vman-plugin-example-rust", &["vman-plugin"], &["vman-plugin"]),
     ("vman-tests", &[], &[]),
     ("vman-policy-sdk", &[], &[]),
     ("log-only", &["vman-policy-sdk"], &[]),
@@ -101,7 +102,7 @@ const HOMES: &[Home] = &[
     ("jiff", &["vman-api", "vman", "xtask"]),
     ("humantime", &["vman-api", "vman"]),
     ("nix", &["vman-operator", "vman-plugin-qemu"]),
-    ("procfs", &["vman-operator", "vman-plugin-qemu"]),
+    ("procfs", &["vman-operator", "vman-plugin-qemu", "vman-plugin-example-rust"]),
     ("rustix", RUSTIX),
     ("tempfile", &["vman-plugin-dry-run", "xtask", "vman-tests"]),
     // Shared vocabulary: values and errors.
@@ -122,6 +123,7 @@ const RUSTIX: &[&str] = &[
     "vman-operator",
     "vman-plugin-qemu",
     "vman-plugin-dry-run",
+    "vman-plugin-example-rust",
     "vman",
     "xtask",
     "vman-tests",
@@ -137,6 +139,7 @@ const UUID: &[&str] = &[
     "vman-api",
     "vman-plugin-qemu",
     "vman-plugin-dry-run",
+    "vman-plugin-example-rust",
     "vman",
 ];
 const THISERROR: &[&str] = &[
@@ -156,6 +159,7 @@ const SERDE: &[&str] = &[
     "vman-api",
     "vman-plugin-qemu",
     "vman-plugin-dry-run",
+    "vman-plugin-example-rust",
     "vman",
 ];
 const SERDE_JSON: &[&str] = &[
@@ -165,6 +169,7 @@ const SERDE_JSON: &[&str] = &[
     "vman-api",
     "vman-plugin-qemu",
     "vman-plugin-dry-run",
+    "vman-plugin-example-rust",
     "vman",
     "xtask",
     "vman-tests",
@@ -181,6 +186,7 @@ const TOKIO: &[&str] = &[
     "vman-api",
     "vman-plugin-qemu",
     "vman-plugin-dry-run",
+    "vman-plugin-example-rust",
     "vman",
 ];
 const TRACING: &[&str] = &[
@@ -204,6 +210,7 @@ const ASYNC_TRAIT: &[&str] = &[
     "vman-engine",
     "vman-plugin-qemu",
     "vman-plugin-dry-run",
+    "vman-plugin-example-rust",
     "vman",
 ];
 
