@@ -104,7 +104,7 @@ const HOMES: &[Home] = &[
     ("nix", &["vman-operator", "vman-plugin-qemu"]),
     ("procfs", &["vman-operator", "vman-plugin-qemu", "vman-plugin-example-rust"]),
     ("rustix", RUSTIX),
-    ("tempfile", &["vman-plugin-dry-run", "xtask", "vman-tests"]),
+    ("tempfile", &["vman-plugin-dry-run", "vman", "xtask", "vman-tests"]),
     // Shared vocabulary: values and errors.
     ("uuid", UUID),
     ("thiserror", THISERROR),

@@ -15,7 +15,7 @@ pub mod tally;
 mod wait;
 
 pub use daemon::Daemon;
-pub use paths::guest;
+pub use paths::{guest, program};
 pub use points::Points;
 pub use process::{Process, processes};
 pub use rest::{Answer, Client};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::source::root;
 
 /// The vman program.
-pub(crate) fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     built("VMAN_BIN", "debug/vman")
 }
 

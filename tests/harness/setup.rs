@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::daemon::Daemon;
 use crate::paths;
@@ -22,7 +22,8 @@ pub struct Setup {
     cors_origins: Vec<&'static str>,
     stop_grace: &'static str,
     interval: &'static str,
-    plugins: bool,
+    /// Where it is not the one with all of ours.
+    plugins: Option<PathBuf>,
     tables: String,
     boot: Vec<&'static str>,
 }
@@ -37,7 +38,7 @@ impl Setup {
             cors_origins: Vec::new(),
             stop_grace: STOP_GRACE,
             interval: INTERVAL,
-            plugins: true,
+            plugins: None,
             tables: String::new(),
             boot: Vec::new(),
         }
@@ -82,11 +83,18 @@ impl Setup {
     /// tried at every start.
     #[must_use]
     pub fn fewest_backends(mut self) -> Self {
-        self.plugins = false;
+        self.plugins = Some("no-plugins".into());
         for other in ["qemu-kvm", "qemu-tcg"].into_iter().filter(|name| *name != self.backend) {
             writeln!(self.tables, "[backends.{other}]\nbinary = \"/not/wanted\"")
                 .expect("a string takes everything");
         }
+        self
+    }
+
+    /// Another folder of plugins.
+    #[must_use]
+    pub fn plugins(mut self, folder: &Path) -> Self {
+        self.plugins = Some(folder.to_owned());
         self
     }
 
@@ -126,7 +134,7 @@ impl Setup {
     /// The configuration file's text.
     pub(crate) fn toml(&self) -> String {
         let Self { listen, backend, auth, cors_origins, stop_grace, interval, tables, .. } = self;
-        let plugins = if self.plugins { paths::plugins() } else { "no-plugins".into() };
+        let plugins = self.plugins.clone().unwrap_or_else(paths::plugins);
         let policies = paths::policies();
         format!(
             "[server]\nlisten = \"{listen}\"\ncors_origins = {cors_origins:?}\n\

@@ -11,8 +11,8 @@ use crate::wait::{LONG, wait_for};
 
 /// For requests without a body.
 pub const NO_BODY: Value = Value::Null;
-/// The backend that starts no QEMU.
-const DRY_RUN: &str = "dry-run";
+/// How the names of the backends that start QEMU begin.
+const QEMU: &str = "qemu-";
 
 impl Daemon {
     pub fn get(&self, path: &str) -> Answer {
@@ -84,7 +84,7 @@ impl Daemon {
     pub fn act(&self, vm: &str, action: &str) -> Value {
         self.operate(&format!("/vms/{vm}/actions/{action}"), &NO_BODY);
         let vm = self.vm(vm);
-        if action != "stop" && vm["backend"] != DRY_RUN {
+        if action != "stop" && text(&vm, "backend").starts_with(QEMU) {
             tally::started(text(&vm, "backend"));
         }
         vm

@@ -97,6 +97,9 @@ pub(crate) enum Command {
     /// What judges issues
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Writing backends
+    #[command(subcommand)]
+    Plugin(PluginCommand),
     /// Whether the daemon answers
     Health,
     /// Run a plugin's file for the daemon that started this
@@ -366,6 +369,32 @@ pub(crate) enum BackendCommand {
 pub(crate) enum PolicyCommand {
     /// List the policies in the order they are asked
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PluginCommand {
+    /// Write a plugin that builds and keeps the contract as it is, to begin from
+    New(PluginNew),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PluginNew {
+    /// The backend's: 1 to 64 of a-z, 0-9 and '-'
+    pub(crate) name: String,
+    /// What it is written in
+    #[arg(long, value_enum)]
+    pub(crate) lang: PluginLanguage,
+    /// The folder to write it to, missing or empty [default: its name]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PluginLanguage {
+    /// A crate, with the SDK beside it
+    Rust,
+    /// C11, a header and a Makefile
+    C,
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod config;
 mod doctor;
 mod failure;
 mod log;
+mod plugin;
 #[cfg(feature = "crash-points")]
 mod points;
 mod serve;
@@ -50,6 +51,7 @@ fn run(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Network(cli::NetworkCommand::Show) => client::network(&connect()?, out),
         Command::Backend(cli::BackendCommand::List) => client::backends(&connect()?, out),
         Command::Policy(cli::PolicyCommand::List) => client::policies(&connect()?, out),
+        Command::Plugin(command) => plugin::run(command, out),
         Command::Health => client::health(&connect()?, out),
         Command::PluginHost { file, sha256 } => {
             let served = vman_plugin::host::serve_plugin(&file, sha256.as_ref());

@@ -1,6 +1,6 @@
-//! The backend `example-rust`: each machine is a plain process, each image a plain file. It is there
-//! to be read and copied from, and runs no guest. This file is the contract's side of it; what a
-//! machine and an image are is told in the modules.
+//! The backend `example-rust`: each machine is a plain process, each image a plain file, and no
+//! guest runs. This file is the contract's side of it; what a machine and an image are is told in
+//! the modules.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -104,9 +104,11 @@ fn run(line: &str) -> Result<String, Failure> {
         Command::Policy(_) => policies(&connection, out)?,
         Command::Network(_) => network(&connection, out)?,
         Command::Health => health(&connection, out)?,
-        Command::Serve | Command::Doctor | Command::Config(_) | Command::PluginHost { .. } => {
-            panic!("{line} asks no daemon")
-        }
+        Command::Serve
+        | Command::Doctor
+        | Command::Config(_)
+        | Command::Plugin(_)
+        | Command::PluginHost { .. } => panic!("{line} asks no daemon"),
     }
     Ok(String::from_utf8(printed).unwrap())
 }
