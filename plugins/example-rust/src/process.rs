@@ -165,8 +165,8 @@ impl Held {
     /// A process's descriptor becomes readable when the process has ended.
     #[allow(
         deprecated,
-        reason = "unsound only of a type that closes its descriptor meanwhile, which this does not; \
-                  what is to replace it is unsafe"
+        reason = "unsound only of a type that closes its descriptor meanwhile, which this does \
+                  not; what is to replace it is unsafe"
     )]
     fn wait_on(pidfd: OwnedFd) -> io::Result<Self> {
         AsyncFd::with_interest(pidfd, Interest::READABLE).map(Self)

@@ -1,5 +1,5 @@
-//! Tells the host that a machine has ended, once for each process: when it ends by itself, or when a
-//! verb has ended it. A hint for the host, which looks for itself; nothing here ends a machine.
+//! Tells the host that a machine has ended, once for each process: when it ends by itself, or when
+//! a verb has ended it. A hint for the host, which looks for itself; nothing here ends a machine.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! The files of a new plugin: the example of its language under another name and, in Rust, the very
-//! SDK that this vman was built with, which no registry has. How they are written is not known here.
+//! SDK that this vman was built with, which no registry has. How they are written is not known
+//! here.
 
 use std::path::PathBuf;
 
