@@ -31,6 +31,7 @@ const EDGES: &[Edges] = &[
     ("vman-plugin-qemu-kvm", &["vman-plugin", "vman-plugin-qemu"], &["vman-plugin"]),
     ("vman-plugin-qemu-tcg", &["vman-plugin", "vman-plugin-qemu"], &["vman-plugin"]),
     ("vman-plugin-dry-run", &["vman-plugin"], &["vman-plugin"]),
+    ("vman-plugin-example-c", &["vman-plugin"], &["vman-plugin"]),
     ("vman-plugin-example-rust", &["vman-plugin"], &["vman-plugin"]),
     ("vman-tests", &[], &[]),
     ("vman-policy-sdk", &[], &[]),
@@ -51,6 +52,8 @@ const VMAN_USES: &[&str] = &[
     "vman-operator",
     "vman-plugin",
     "vman-plugin-dry-run",
+    // In the crash tests' program alone.
+    "vman-plugin-example-c",
     "vman-plugin-qemu-kvm",
     "vman-plugin-qemu-tcg",
     "vman-policy",
@@ -91,6 +94,8 @@ const HOMES: &[Home] = &[
     ("cpio", &["xtask"]),
     ("flate2", &["xtask"]),
     ("semver", &["vman-operator"]),
+    // Of a backend in C that a program links.
+    ("cc", &["vman-plugin-example-c"]),
     ("cargo_metadata", &["vman-tests"]),
     ("proc-macro2", &["vman-tests"]),
     ("syn", &["vman-tests"]),

@@ -380,8 +380,9 @@ mod host_side {
     #[derive(Debug, Clone, Copy)]
     pub(crate) struct Entry(*const PluginTable);
 
-    impl From<&'static PluginTable> for Entry {
-        fn from(table: &'static PluginTable) -> Self {
+    impl Entry {
+        /// Of a backend in this program: not null, it may be read for ever.
+        pub(crate) fn linked(table: *const PluginTable) -> Self {
             Self(table)
         }
     }

@@ -1,31 +1,34 @@
-//! What `export_backend!` expands to, and how a linked-in backend is found. The table itself is
-//! made in `abi`.
+//! What `export_backend!` and `link_backend!` expand to, and how a linked-in backend is found. The
+//! table itself is made and checked in `abi`.
 
 use std::fmt;
 
+#[cfg(feature = "host")]
+use crate::abi::Entry;
 use crate::abi::PluginTable;
 
-/// A backend linked into this program, registered by [`export_backend!`](crate::export_backend).
-/// A crate that is never named in code is not linked, and then registers nothing: the program must
-/// say `use its_crate as _;`.
+/// A backend linked into this program, registered by [`export_backend!`](crate::export_backend) or
+/// [`link_backend!`](crate::link_backend). A crate that is never named in code is not linked, and
+/// then registers nothing: the program must say `use its_crate as _;`.
 #[doc(hidden)]
 pub struct StaticBackend {
     #[cfg_attr(
         not(feature = "host"),
         expect(dead_code, reason = "only a host looks for linked-in backends")
     )]
-    table: fn() -> Option<&'static PluginTable>,
+    table: fn() -> *const PluginTable,
 }
 
 impl StaticBackend {
-    pub const fn new(table: fn() -> Option<&'static PluginTable>) -> Self {
+    /// `table` gives what the function `vman_plugin_entry` of a file gives: null where there is no
+    /// table, and else one of which nothing is known before it was checked.
+    pub const fn new(table: fn() -> *const PluginTable) -> Self {
         Self { table }
     }
 
-    /// `None` if the backend's `manifest()` panicked.
     #[cfg(feature = "host")]
-    pub(crate) fn table(&self) -> Option<&'static PluginTable> {
-        (self.table)()
+    pub(crate) fn entry(&self) -> Entry {
+        Entry::linked((self.table)())
     }
 }
 
@@ -58,7 +61,9 @@ macro_rules! export_backend {
             }
 
             $crate::__private::inventory::submit! {
-                $crate::__private::StaticBackend::new(table)
+                $crate::__private::StaticBackend::new(|| {
+                    table().map_or(::core::ptr::null(), ::core::ptr::from_ref)
+                })
             }
 
             #[cfg(feature = "export")]
@@ -71,6 +76,29 @@ macro_rules! export_backend {
             extern "C" fn vman_plugin_entry()
             -> ::core::option::Option<&'static $crate::__private::PluginTable> {
                 table()
+            }
+        };
+    };
+}
+
+/// Offers a backend that is not written in Rust to a host that links it. `$entry` is the function
+/// that the backend's file would export as `vman_plugin_entry`, under a name of its own: two
+/// backends in one program must not both have the same (`-Dvman_plugin_entry=...` gives a C backend
+/// another). A backend that is linked so is not exported.
+#[macro_export]
+macro_rules! link_backend {
+    ($entry:ident) => {
+        const _: () = {
+            #[allow(
+                unsafe_code,
+                reason = "the contract gives an entry this type, and lets it be called at any time"
+            )]
+            unsafe extern "C" {
+                safe fn $entry() -> *const $crate::__private::PluginTable;
+            }
+
+            $crate::__private::inventory::submit! {
+                $crate::__private::StaticBackend::new(|| $entry())
             }
         };
     };

@@ -30,11 +30,8 @@ impl Registry {
         let mut offers: Vec<Offer> = inventory::iter::<StaticBackend>
             .into_iter()
             .map(|backend| {
-                backend
-                    .table()
-                    .ok_or(Mismatch::NoTable)
-                    .and_then(|table| Offer::new(table.into(), Source::Linked))
-                    .expect("a linked-in backend has a table of this very version")
+                Offer::new(backend.entry(), Source::Linked)
+                    .expect("a linked-in backend is built for the host that links it")
             })
             .collect();
         offers.sort_by(|a, b| a.manifest().name.cmp(&b.manifest().name));

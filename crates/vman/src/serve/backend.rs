@@ -7,6 +7,8 @@ use vman_operator::{BackendReport, Choice, Chosen, Plugins, Wanted};
 use vman_plugin::host::Helper;
 // A crate that is linked and never named registers nothing: these lines are the registration.
 use vman_plugin_dry_run as _;
+#[cfg(feature = "crash-points")]
+use vman_plugin_example_c as _;
 use vman_plugin_qemu_kvm as _;
 use vman_plugin_qemu_tcg as _;
 
@@ -120,6 +122,10 @@ mod tests {
         let mut names: Vec<String> =
             Registry::linked().iter().map(|offer| offer.manifest().name.clone()).collect();
         names.sort_unstable();
+        #[cfg(not(feature = "crash-points"))]
         assert_eq!(names, ["dry-run", "qemu-kvm", "qemu-tcg"]);
+        // The tests' program has one more, which is not written in Rust.
+        #[cfg(feature = "crash-points")]
+        assert_eq!(names, ["dry-run", "example-c", "qemu-kvm", "qemu-tcg"]);
     }
 }

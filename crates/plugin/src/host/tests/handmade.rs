@@ -67,7 +67,7 @@ fn table(submit: Submit) -> PluginTable {
 
 fn entry(table: PluginTable) -> Entry {
     let table: &'static PluginTable = Box::leak(Box::new(table));
-    table.into()
+    Entry::linked(table)
 }
 
 pub(super) fn start(submit: Submit) -> (Client, mpsc::Receiver<Event>) {
