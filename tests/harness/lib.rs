@@ -4,7 +4,7 @@
 mod cgroups;
 mod daemon;
 mod leftovers;
-mod paths;
+pub mod paths;
 mod points;
 mod process;
 mod rest;

@@ -20,7 +20,7 @@ pub(crate) fn program_with_points() -> PathBuf {
 }
 
 /// The folder of plugins built as files.
-pub(crate) fn plugins() -> PathBuf {
+pub fn plugins() -> PathBuf {
     built("VMAN_PLUGIN_DIR", "plugins")
 }
 

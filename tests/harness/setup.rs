@@ -24,6 +24,7 @@ pub struct Setup {
     interval: &'static str,
     /// Where it is not the one with all of ours.
     plugins: Option<PathBuf>,
+    in_plugins: String,
     tables: String,
     boot: Vec<&'static str>,
 }
@@ -39,6 +40,7 @@ impl Setup {
             stop_grace: STOP_GRACE,
             interval: INTERVAL,
             plugins: None,
+            in_plugins: String::new(),
             tables: String::new(),
             boot: Vec::new(),
         }
@@ -91,6 +93,13 @@ impl Setup {
         self
     }
 
+    /// Further lines of the table `[plugins]`.
+    #[must_use]
+    pub fn in_plugins(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.in_plugins);
+        self
+    }
+
     /// Another folder of plugins.
     #[must_use]
     pub fn plugins(mut self, folder: &Path) -> Self {
@@ -133,7 +142,8 @@ impl Setup {
 
     /// The configuration file's text.
     pub(crate) fn toml(&self) -> String {
-        let Self { listen, backend, auth, cors_origins, stop_grace, interval, tables, .. } = self;
+        let Self { listen, backend, auth, cors_origins, stop_grace, interval, .. } = self;
+        let Self { in_plugins, tables, .. } = self;
         let plugins = self.plugins.clone().unwrap_or_else(paths::plugins);
         let policies = paths::policies();
         format!(
@@ -141,7 +151,7 @@ impl Setup {
              [auth]\nmode = \"{auth}\"\n\
              [storage]\npath = \"storage\"\n[backend]\nuse = \"{backend}\"\n\
              stop_grace = \"{stop_grace}\"\n\
-             [plugins]\ndir = {plugins:?}\n[policies]\ndir = {policies:?}\n\
+             [plugins]\ndir = {plugins:?}\n{in_plugins}\n[policies]\ndir = {policies:?}\n\
              [observer]\ninterval = \"{interval}\"\n{tables}"
         )
     }
