@@ -100,7 +100,7 @@ const HOMES: &[Home] = &[
     ("proc-macro2", &["vman-tests"]),
     ("syn", &["vman-tests"]),
     ("walkdir", &["vman-tests"]),
-    ("fastrand", &["vman-tests"]),
+    ("fastrand", &["vman-plugin", "vman-tests"]),
     ("wit-bindgen", &["vman-policy-sdk"]),
     ("dlmalloc", &["vman-policy-sdk"]),
     ("ipnet", &["vman-core", "vman-network", "vman"]),
@@ -109,7 +109,7 @@ const HOMES: &[Home] = &[
     ("nix", &["vman-operator", "vman-plugin-qemu"]),
     ("procfs", &["vman-operator", "vman-plugin-qemu", "vman-plugin-example-rust"]),
     ("rustix", RUSTIX),
-    ("tempfile", &["vman-plugin-dry-run", "vman", "xtask", "vman-tests"]),
+    ("tempfile", &["vman-plugin", "vman-plugin-dry-run", "vman", "xtask", "vman-tests"]),
     // Shared vocabulary: values and errors.
     ("uuid", UUID),
     ("thiserror", THISERROR),

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use vman_plugin::host::Pin;
 
 use crate::config;
+use crate::plugin::CheckArguments;
 
 const ID: &str = "The id, or its first characters, 4 at least";
 const VM: &str = "The name, the id, or the id's first characters, 4 at least";
@@ -375,6 +376,11 @@ pub(crate) enum PolicyCommand {
 pub(crate) enum PluginCommand {
     /// Write a plugin that builds and keeps the contract as it is, to begin from
     New(PluginNew),
+    /// See whether a backend holds the contract, each case in a process of its own
+    Check(Box<CheckArguments>),
+    /// One process of a check, told on its standard input what to do
+    #[command(hide = true)]
+    CheckOne,
 }
 
 #[derive(Debug, Args)]

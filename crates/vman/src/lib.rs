@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing::{Level, error, info, warn};
 
-use crate::cli::{Cli, Command, ConfigCommand, Global, PLUGIN_HOST};
+use crate::cli::{Cli, Command, ConfigCommand, Global, PLUGIN_HOST, PluginCommand};
 use crate::client::{Connection, Output};
 use crate::config::{Loaded, Surroundings};
 use crate::failure::Failure;
@@ -37,6 +37,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(global: &Global, command: Command) -> Result<(), Failure> {
+    // A plugin writes to the standard output from any thread: it must not be locked then.
+    if let Command::Plugin(PluginCommand::CheckOne) = command {
+        return plugin::check_one();
+    }
     let out = &mut Output::new(global.output, io::stdout().lock());
     let connect = || Connection::find(global);
     match command {
@@ -50,8 +54,8 @@ fn run(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Operation(command) => client::operation(command, &connect()?, out),
         Command::Network(cli::NetworkCommand::Show) => client::network(&connect()?, out),
         Command::Backend(cli::BackendCommand::List) => client::backends(&connect()?, out),
+        Command::Plugin(command) => plugin::run(global, command, out),
         Command::Policy(cli::PolicyCommand::List) => client::policies(&connect()?, out),
-        Command::Plugin(command) => plugin::run(command, out),
         Command::Health => client::health(&connect()?, out),
         Command::PluginHost { file, sha256 } => {
             let served = vman_plugin::host::serve_plugin(&file, sha256.as_ref());

@@ -236,6 +236,28 @@ impl Client {
         }
     }
 
+    /// What the plugin answers to these very bytes, which no verb would send: its status and JSON;
+    /// no JSON if it was longer than a message may be.
+    #[cfg(feature = "conformance")]
+    pub(crate) async fn raw(
+        &self,
+        request: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<(i32, Option<Vec<u8>>), BackendError> {
+        const OP: &str = "a request";
+        let mut pending = self.submit(OP, request)?;
+        let answer = match pending.within(deadline).await {
+            Waited::Answered(answer) => Some(answer),
+            Waited::Ended => return Err(self.faulty(OP)),
+            Waited::Late => pending.cancelled(OP).await,
+        };
+        pending.ended = true;
+        let why = format!("it was not answered within {deadline:?}");
+        let Answer { status, json } =
+            answer.ok_or_else(|| self.error(ErrorCode::Timeout, OP, &why))?;
+        Ok((status, json))
+    }
+
     pub(crate) fn submit(&self, op: &str, request: Vec<u8>) -> Result<Pending, BackendError> {
         if let Some(fault) = self.fault() {
             return Err(fault.error(&self.inner.manifest.name));
