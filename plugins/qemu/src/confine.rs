@@ -176,8 +176,10 @@ impl Confinement {
 
     /// Makes an image fit for a machine that lives and gains it as a disk. Blocks.
     pub(crate) fn lend(&self, id: Uuid, disk: &DiskSpec) -> Result<(), BackendError> {
-        let trouble = |why: String| failed(format!("machine {id}: disk {}: {why}", disk.id));
-        image::check(&disk.path, disk.format).map_err(|error| trouble(error.message))?;
+        let told = |why: String| format!("machine {id}: disk {}: {why}", disk.id);
+        let trouble = |why: String| failed(told(why));
+        image::check(&disk.path, disk.format)
+            .map_err(|error| BackendError::new(error.code, told(error.message)))?;
         let daemon = Owner::daemon();
         match Owner::of(&self.machines_dir.join(id.to_string())) {
             Some(owner) if daemon.uid == 0 && owner != daemon => {

@@ -195,9 +195,9 @@ async fn an_image_that_cannot_be_opened_is_named_and_can_be_attached_once_it_can
     let missing = DiskSpec { id: Uuid::new_v4(), path: host.path("no-such"), ..disk.clone() };
     let other_format =
         DiskSpec { id: Uuid::new_v4(), path: host.path("tiny/tiny.img"), ..disk.clone() };
-    for wrong in [missing, other_format] {
+    for (wrong, code) in [(missing, ErrorCode::NotFound), (other_format, ErrorCode::Conflict)] {
         let error = backend.attach_disk(adding(&second, &wrong)).await.unwrap_err();
-        assert_eq!(error.code, ErrorCode::Failed, "{error}");
+        assert_eq!(error.code, code, "{error}");
         assert!(error.message.contains(wrong.path.to_str().unwrap()), "{error}");
     }
     assert_eq!(disks(&backend, &second).await, Some(vec![disk.id]));

@@ -1,6 +1,8 @@
 //! Many machines, several instances, verbs that are given up, and an instance that goes while verbs
 //! are under way.
 
+use std::time::Duration;
+
 use futures_util::future::{join, join_all};
 
 use crate::conformance::bench::{Bench, Instance, end_all, hurried, in_state, is_gone, listed};
@@ -99,12 +101,13 @@ async fn own_folders(bench: &Bench) -> Outcome {
 async fn one_folder(bench: &Bench) -> Outcome {
     let [first, second] = [bench.start()?, bench.start()?];
     let (spec, machine) = bench.launched(&first.client).await?;
-    for Instance { client, .. } in [&second, &first] {
+    for Instance { client, .. } in [&first, &second] {
         ensure!(listed(client).await? == [spec.id], "one of two instances does not list it");
-        let again = client.launch(spec.clone()).await.works("launching what lives")?;
-        ensure!(again == machine, "launched in the other instance it is {again:?}");
+        // One of them may be unable to speak with it: a hypervisor may have one ear.
+        let seen = client.sight(spec.id).await.works("looking at it")?;
+        let seen = seen.map(|seen| seen.machine);
+        ensure!(seen.as_ref() == Some(&machine), "launched as {machine:?} it is seen as {seen:?}");
     }
-    in_state(&second.client, spec.id, RunState::Running).await?;
     end_all(&second.client, &[spec.id]).await?;
     until("it is gone in the other instance too", async || {
         let seen = first.client.sight(spec.id).await.works("looking at it")?;
@@ -146,12 +149,12 @@ async fn goes_meanwhile(bench: &Bench) -> Outcome {
     setting_up.end().await?;
     for (moment, spec) in MOMENTS_MS.into_iter().zip(&specs) {
         let instance = bench.start()?;
-        let launch = hurried(&instance.client, moment);
-        let (launch, survey) = (launch.launch(spec.clone()), instance.client.survey());
-        // The one may be under way still when the instance goes, and no answer counts.
-        let both = join(launch, survey);
-        let moment = std::time::Duration::from_millis(moment);
-        drop(tokio::time::timeout(moment, both).await);
+        let moment = Duration::from_millis(moment);
+        {
+            // Given up in whatever state they are; no answer counts.
+            let both = join(instance.client.launch(spec.clone()), instance.client.survey());
+            drop(tokio::time::timeout(moment, both).await);
+        }
         instance.end().await?;
     }
     let next = bench.start()?;
