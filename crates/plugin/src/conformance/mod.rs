@@ -25,6 +25,6 @@ pub use cases::all;
 pub use fuzz::ODD_REQUESTS;
 pub use here::check_here;
 pub use runner::{Program, check, name};
-pub use subject::{Mode, Opening, Subject};
+pub use subject::{Opening, Subject};
 pub use task::carry_out;
 pub use verdict::{Checked, Report, Verdict};

@@ -30,7 +30,7 @@ pub(super) async fn ask(client: &Client, request: Vec<u8>) -> Result<Answer, Fau
     }
     let error: BackendError = serde_json::from_slice(&json)
         .map_err(|error| Fault(format!("the error {} is none: {error}", shown())))?;
-    let lost = matches!(error.code, ErrorCode::Panicked | ErrorCode::Broken);
+    let lost = [ErrorCode::Panicked, ErrorCode::Broken, ErrorCode::Crashed].contains(&error.code);
     ensure!(!lost, "the instance was lost over it: {}", error.message);
     ensure!(error.code != ErrorCode::Other, "an error of a code of no name: {}", shown());
     ensure!(!error.message.trim().is_empty(), "an error without a word: {}", shown());

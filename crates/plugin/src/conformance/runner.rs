@@ -37,8 +37,9 @@ const OPENING: Case =
         Box::pin(std::future::ready(Ok(())))
     });
 
-/// A program that calls [`carry_out`](super::carry_out) when it is started with these arguments.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A program of the suite's own, and the arguments it is started with: one that calls
+/// [`carry_out`](super::carry_out), or that is a [`Helper`](crate::host::Helper).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     pub file: PathBuf,
     pub arguments: Vec<String>,

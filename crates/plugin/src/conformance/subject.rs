@@ -1,15 +1,15 @@
 //! What is checked: a backend, the way it is opened, its settings, and the guest that its machines
 //! boot. Nothing is started here.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::fault::Fault;
+use super::runner::Program;
 use crate::Boot;
-use crate::host::{Offer, Registry, open_file};
+use crate::host::{Helper, Mode, Offer, Registry, open_file, open_isolated};
 
 /// A backend to check. It travels to the processes that run the cases.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,23 +40,8 @@ pub enum Opening {
     Static(String),
     /// A file, loaded into the process of the case.
     InProcess(PathBuf),
-}
-
-/// An [`Opening`], in a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    Static,
-    InProcess,
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Static => "static",
-            Self::InProcess => "in-process",
-        })
-    }
+    /// A file, loaded into a process of its own by this helper: see [`Helper`].
+    Isolated { file: PathBuf, helper: Program },
 }
 
 impl Opening {
@@ -64,6 +49,7 @@ impl Opening {
         match self {
             Self::Static(_) => Mode::Static,
             Self::InProcess(_) => Mode::InProcess,
+            Self::Isolated { .. } => Mode::Isolated,
         }
     }
 
@@ -75,6 +61,11 @@ impl Opening {
                 .find(|offer| offer.manifest().name == *name)
                 .ok_or_else(|| Fault(format!("no backend called `{name}` is linked in"))),
             Self::InProcess(file) => open_file(file).map_err(|error| Fault(error.to_string())),
+            Self::Isolated { file, helper: Program { file: program, arguments } } => {
+                let arguments = arguments.iter().map(Into::into).collect();
+                let helper = Helper { program: program.clone(), arguments };
+                open_isolated(file, &helper).map_err(|error| Fault(error.to_string()))
+            }
         }
     }
 }

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::case::Case;
-use super::subject::Mode;
 use crate::Manifest;
+use crate::host::Mode;
 
 /// What one case came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -88,6 +88,7 @@ impl fmt::Display for Verdict {
 pub struct Report {
     pub case: &'static str,
     pub holds: &'static str,
+    #[serde(serialize_with = "word")]
     pub mode: Mode,
     #[serde(flatten)]
     pub verdict: Verdict,
@@ -107,9 +108,14 @@ impl Report {
     }
 }
 
+fn word<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(mode.word())
+}
+
 /// All that was asked of one backend in one mode.
 #[derive(Debug, Clone, Serialize)]
 pub struct Checked {
+    #[serde(serialize_with = "word")]
     pub mode: Mode,
     /// None if it could not even be opened.
     pub manifest: Option<Manifest>,

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use vman_plugin::Boot;
-use vman_plugin::conformance::{self, Case, Checked, Mode, Opening, Program, Subject};
+use vman_plugin::conformance::{self, Case, Checked, Opening, Program, Subject};
 use vman_plugin::host::Registry;
 
-use crate::cli::Global;
+use crate::cli::{Global, PLUGIN_HOST};
 use crate::client::Output;
 use crate::failure::Failure;
 use crate::serve::ServeError;
@@ -80,15 +80,8 @@ enum ModeName {
     Static,
     /// A file, loaded as a daemon does that trusts it
     InProcess,
-}
-
-impl From<ModeName> for Mode {
-    fn from(name: ModeName) -> Self {
-        match name {
-            ModeName::Static => Self::Static,
-            ModeName::InProcess => Self::InProcess,
-        }
-    }
+    /// A file, loaded into a process of its own
+    Isolated,
 }
 
 fn object(text: &str) -> Result<Value, String> {
@@ -121,8 +114,7 @@ pub(super) fn run<W: Write>(
     let target = arguments.target.clone().unwrap_or_default();
     let openings = openings(&target, &arguments.mode)?;
     let guest = guest(&arguments)?;
-    let arguments_of_one = ONE.map(str::to_owned).to_vec();
-    let program = Program { file: std::env::current_exe()?, arguments: arguments_of_one };
+    let program = this(&ONE)?;
     let (seed, request) = arguments.reproduce.unwrap_or((arguments.seed, None));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(ServeError::Runtime)?;
@@ -149,6 +141,12 @@ pub(super) fn run<W: Write>(
 /// Nobody told it what to do, or nobody is there to be told.
 pub(crate) fn one() -> Result<(), Failure> {
     Ok(conformance::carry_out(io::stdin().lock(), io::stdout())?)
+}
+
+/// This very program, with other arguments.
+fn this(arguments: &[&str]) -> io::Result<Program> {
+    let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    Ok(Program { file: std::env::current_exe()?, arguments })
 }
 
 fn list<W: Write>(as_json: bool, out: &mut Output<W>) -> io::Result<()> {
@@ -210,11 +208,15 @@ fn openings(target: &str, modes: &[ModeName]) -> Result<Vec<Opening>, Failure> {
         return Ok(vec![Opening::Static(target.to_owned())]);
     }
     let file = existing(Path::new(target))?;
-    let modes = if modes.is_empty() { &[ModeName::InProcess][..] } else { modes };
+    let usual = [ModeName::InProcess, ModeName::Isolated];
+    let modes = if modes.is_empty() { &usual[..] } else { modes };
     modes
         .iter()
         .map(|mode| match mode {
             ModeName::InProcess => Ok(Opening::InProcess(file.clone())),
+            ModeName::Isolated => {
+                Ok(Opening::Isolated { file: file.clone(), helper: this(&[PLUGIN_HOST])? })
+            }
             ModeName::Static => Err(Failure::Usage(format!(
                 "{target} is a file: name a backend that is linked in to check it static"
             ))),
@@ -249,8 +251,10 @@ async fn configured(
     let backends = crate::load(global)?.config.backends;
     let name = match opening {
         Opening::Static(name) => Some(name.clone()),
-        Opening::InProcess(_) if backends.is_empty() => None,
-        Opening::InProcess(_) => conformance::name(opening, program).await?,
+        Opening::InProcess(_) | Opening::Isolated { .. } if backends.is_empty() => None,
+        Opening::InProcess(_) | Opening::Isolated { .. } => {
+            conformance::name(opening, program).await?
+        }
     };
     let settings = name.and_then(|name| backends.get(&name).cloned());
     Ok(settings.unwrap_or_else(|| json!({})))
@@ -285,7 +289,7 @@ fn tell<W: Write>(
 }
 
 fn table<W: Write>(checked: &Checked, out: &mut Output<W>) -> io::Result<()> {
-    let mode = checked.mode;
+    let mode = checked.mode.word();
     match &checked.manifest {
         Some(manifest) => {
             let (name, version) = (&manifest.name, &manifest.version);
