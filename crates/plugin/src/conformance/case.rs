@@ -92,7 +92,7 @@ pub(super) fn lacking(
             Need::HotPlug => (!capabilities.hot_plug.is_empty(), "it has no hot plug"),
             Need::Images => (!capabilities.image_formats.is_empty(), "it makes no images"),
             Need::Resize => (capabilities.resize, "it does not resize images"),
-            Need::Obedience => (subject.guest_obeys, "nothing is known of the guest's obedience"),
+            Need::Obedience => (subject.guest_obeys, "it was not said that the guest obeys"),
             Need::Program => (has_program, "it needs a second process"),
         };
         (!has).then_some(lack)

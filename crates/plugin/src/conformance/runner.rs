@@ -64,8 +64,8 @@ pub async fn check(
     };
     let reports = stream::iter(cases).map(|case| {
         let lack = lacking(case, &manifest.capabilities, subject, true).map(str::to_owned);
-        let unable = unable.clone().filter(|_| case.needs.contains(&Need::Machines));
-        let unable = unable.map(|why| format!("no machine can be run here: {why}"));
+        let unable = unable.is_some() && case.needs.contains(&Need::Machines);
+        let unable = unable.then(|| "no machine can be run here".to_owned());
         one(subject, *case, program, lack.or(unable))
     });
     let reports: Vec<io::Result<Report>> = reports.buffered(jobs.max(1)).collect().await;

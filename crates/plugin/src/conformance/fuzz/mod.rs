@@ -22,14 +22,14 @@ pub const ODD_REQUESTS: &str = "odd-requests-harm-nobody";
 
 pub(super) const CASES: &[Case] = &[Case::new(
     ODD_REQUESTS,
-    "Hundreds of requests, broken in every way, are each answered once and touch nothing else.",
+    "Two thousand requests, broken in every way, are each answered once and touch nothing else.",
     &[Need::Machines],
     |bench| Box::pin(odd_requests(bench)),
 )
 .within(300)];
 
 /// Requests of one seed.
-const REQUESTS: u32 = 400;
+const REQUESTS: u32 = 2000;
 /// Bytes of a request that are shown.
 const SHOWN: usize = 2000;
 
