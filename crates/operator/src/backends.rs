@@ -130,24 +130,7 @@ pub enum ChooseError {
 
 /// Probes what there is and starts what was asked for.
 pub async fn choose(wanted: &Wanted) -> Result<Chosen, ChooseError> {
-    let mut known = Vec::new();
-    let mut others = Others::default();
-    for offer in Registry::linked() {
-        known.push(Known::probe(offer, wanted).await);
-    }
-    for (path, stamp) in wanted.plugins.files() {
-        match stamp {
-            Ok(stamp) => drop(others.stamps.insert(path.clone(), stamp)),
-            Err(error) => {
-                others.refused.push(refused(&path, &error));
-                continue;
-            }
-        }
-        match wanted.open(&path).await {
-            Ok(offer) => known.push(Known::probe(offer, wanted).await),
-            Err(error) => others.refused.push(refused(&path, &error)),
-        }
-    }
+    let (mut known, mut others) = all(wanted).await;
     let index = match &wanted.choice {
         Choice::Auto => best(&known)?,
         Choice::Named(name) => named(&known, name)?,
@@ -167,6 +150,34 @@ pub async fn choose(wanted: &Wanted) -> Result<Chosen, ChooseError> {
         }
     };
     start(known, index, others, &wanted.choice)
+}
+
+/// Probes what there is, and uses none of it.
+pub async fn examine(wanted: &Wanted) -> Vec<BackendReport> {
+    let (known, others) = all(wanted).await;
+    known.iter().map(Known::report).chain(others.refused).collect()
+}
+
+async fn all(wanted: &Wanted) -> (Vec<Known>, Others) {
+    let mut known = Vec::new();
+    let mut others = Others::default();
+    for offer in Registry::linked() {
+        known.push(Known::probe(offer, wanted).await);
+    }
+    for (path, stamp) in wanted.plugins.files() {
+        match stamp {
+            Ok(stamp) => drop(others.stamps.insert(path.clone(), stamp)),
+            Err(error) => {
+                others.refused.push(refused(&path, &error));
+                continue;
+            }
+        }
+        match wanted.open(&path).await {
+            Ok(offer) => known.push(Known::probe(offer, wanted).await),
+            Err(error) => others.refused.push(refused(&path, &error)),
+        }
+    }
+    (known, others)
 }
 
 /// What there is besides the backends that were loaded.

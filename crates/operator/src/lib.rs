@@ -25,7 +25,9 @@ use vman_core::sighting::Sightings;
 use vman_plugin::BackendError;
 use vman_plugin::host::Client;
 
-pub use backends::{BackendReport, BackendState, Choice, ChooseError, Chosen, Wanted, choose};
+pub use backends::{
+    BackendReport, BackendState, Choice, ChooseError, Chosen, Wanted, choose, examine,
+};
 pub use files::Storage;
 pub use instance::Backend;
 pub use plugins::Plugins;

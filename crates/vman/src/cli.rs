@@ -374,13 +374,27 @@ pub(crate) enum PolicyCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PluginCommand {
+    /// List all backends, how far each has come and why; where no daemon runs, as one would
+    List,
     /// Write a plugin that builds and keeps the contract as it is, to begin from
     New(PluginNew),
     /// See whether a backend holds the contract, each case in a process of its own
     Check(Box<CheckArguments>),
+    /// Measure what a call of a backend costs beyond what the backend does
+    Bench(PluginBench),
     /// One process of a check, told on its standard input what to do
     #[command(hide = true)]
     CheckOne,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PluginBench {
+    /// The name of a backend that is linked in, or a plugin's file
+    #[arg(value_name = "NAME|FILE")]
+    pub(crate) target: String,
+    /// Calls that are measured, one after the other
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) rounds: u32,
 }
 
 #[derive(Debug, Args)]

@@ -206,6 +206,21 @@ impl Client {
         self.call(op::RESIZE_IMAGE, deadline::RESIZE_IMAGE, growth).await
     }
 
+    /// Asks for an operation that no backend has, and gives how long the answer took: what a call
+    /// costs beyond what a backend does for it.
+    pub async fn measure(&self) -> Result<Duration, BackendError> {
+        let asked = std::time::Instant::now();
+        let answer =
+            self.call::<_, serde_json::Value>(op::NONE, deadline::SIGHT, NoParams {}).await;
+        match answer {
+            Err(error) if error.code == ErrorCode::Unsupported => Ok(asked.elapsed()),
+            Err(error) => Err(error),
+            Ok(_) => {
+                Err(self.error(ErrorCode::Broken, op::NONE, "it is no operation, and was done"))
+            }
+        }
+    }
+
     pub(crate) async fn call<P: Serialize, R: DeserializeOwned>(
         &self,
         op: &str,

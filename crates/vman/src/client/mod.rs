@@ -22,6 +22,6 @@ pub(crate) use output::Output;
 pub(crate) use disks::run as disk;
 pub(crate) use issues::run as issue;
 pub(crate) use operations::run as operation;
-pub(crate) use status::{backends, health, network, policies};
+pub(crate) use status::{backends, health, network, policies, table as backend_table};
 pub(crate) use templates::run as template;
 pub(crate) use vms::run as vm;

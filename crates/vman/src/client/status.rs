@@ -53,20 +53,29 @@ pub(crate) fn backends<W: Write>(
     if output.is_json() {
         return Ok(output.json(&body)?);
     }
+    table(parsed(what, body)?, output)
+}
+
+/// Each backend, and below what is to be known of it.
+pub(crate) fn table<W: Write>(
+    backends: Vec<Backend>,
+    output: &mut Output<W>,
+) -> Result<(), Failure> {
+    let notes: Vec<(String, Vec<String>)> =
+        backends.iter().map(|backend| (backend.name.clone(), backend.notes.clone())).collect();
     let row = |backend: Backend| {
         vec![
             if backend.selected { "*" } else { "" }.to_owned(),
             backend.name,
+            backend.version.unwrap_or_default(),
+            backend.mode.unwrap_or_default(),
             backend.state,
             if backend.usable { "yes" } else { "no" }.to_owned(),
             backend.reason,
             backend.source,
         ]
     };
-    let backends: Vec<Backend> = parsed(what, body)?;
-    let notes: Vec<(String, Vec<String>)> =
-        backends.iter().map(|backend| (backend.name.clone(), backend.notes.clone())).collect();
-    let titles = ["", "NAME", "STATE", "USABLE", "REASON", "SOURCE"];
+    let titles = ["", "NAME", "VERSION", "MODE", "STATE", "USABLE", "REASON", "SOURCE"];
     output.rows(&titles, backends.into_iter().map(row).collect())?;
     for (name, notes) in notes.iter().filter(|(_, notes)| !notes.is_empty()) {
         output.heading(name)?;

@@ -6,11 +6,10 @@ mod storage;
 mod told;
 
 use std::io::Write;
-use std::path::Path;
 
 use serde_json::json;
 use vman_network::Networker;
-use vman_operator::{BackendReport, BackendState, ChooseError, Chosen, Wanted};
+use vman_operator::{BackendReport, ChooseError, Chosen};
 
 use crate::client::Output;
 use crate::config::{BackendChoice, Config};
@@ -59,10 +58,12 @@ struct Examined {
 
 async fn examine(config: &Config) -> Examined {
     let machines = config.storage.join("machines");
-    let chosen = vman_operator::choose(&backend::wanted(config, &machines)).await;
+    let wanted = backend::wanted(config, &machines);
+    let chosen = vman_operator::choose(&wanted).await;
     let reports = match &chosen {
         Ok(chosen) => chosen.reports.clone(),
-        Err(_) => all_reports(config, &machines).await,
+        // What it could be told to use instead.
+        Err(_) => vman_operator::examine(&wanted).await,
     };
     let mut findings = configuration(config);
     findings.extend(chosen_backend(config, &chosen));
@@ -73,20 +74,6 @@ async fn examine(config: &Config) -> Examined {
     findings.push(network(config));
     let verdict = verdict(&chosen, &findings);
     Examined { findings, backends: backend::reports(reports), verdict }
-}
-
-/// Of a daemon that would not start, what it could be told to use instead.
-async fn all_reports(config: &Config, machines: &Path) -> Vec<BackendReport> {
-    let wanted = backend::wanted(config, machines);
-    let best =
-        vman_operator::choose(&Wanted { choice: vman_operator::Choice::Auto, ..wanted }).await;
-    let unselected = |mut report: BackendReport| {
-        if report.selected {
-            (report.selected, report.state) = (false, BackendState::Loaded);
-        }
-        BackendReport { notes: vec![], ..report }
-    };
-    best.map(|best| best.reports.into_iter().map(unselected).collect()).unwrap_or_default()
 }
 
 fn configuration(config: &Config) -> Vec<Finding> {

@@ -1,6 +1,9 @@
-//! The commands for plugin authors. None of them needs a daemon, and none runs a machine for users.
+//! The commands for plugin authors and for who installs plugins. None of them needs a daemon, and
+//! none runs a machine for users.
 
+mod bench;
 mod check;
+mod list;
 mod new;
 
 use std::io::Write;
@@ -19,6 +22,8 @@ pub(crate) fn run<W: Write>(
     out: &mut Output<W>,
 ) -> Result<(), Failure> {
     match command {
+        PluginCommand::List => list::run(global, out),
+        PluginCommand::Bench(arguments) => bench::run(global, &arguments, out),
         PluginCommand::New(new) => new::run(&new, out),
         PluginCommand::Check(arguments) => check::run(global, *arguments, out),
         PluginCommand::CheckOne => check_one(),
