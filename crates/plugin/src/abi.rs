@@ -408,6 +408,16 @@ mod host_side {
     }
 
     #[cfg(test)]
+    impl HostTable {
+        /// The head of a longer table, as a later host may have it.
+        pub(crate) fn of_later(size: u32, abi_minor: u32) -> Self {
+            let get_extension = no_extension;
+            let (complete, emit_event, log) = (host_complete, host_emit_event, host_log);
+            Self { size, abi_minor, complete, emit_event, log, get_extension }
+        }
+    }
+
+    #[cfg(test)]
     impl HostLink {
         /// As a plugin gets it.
         pub(crate) fn of(instance: u64) -> Self {
@@ -490,10 +500,20 @@ mod host_side {
             instance: u64,
             config: &[u8],
         ) -> Result<Self, BackendError> {
+            Self::create_with(&HOST, functions, instance, config)
+        }
+
+        /// `host` may be the head of a longer table, which its size then covers.
+        pub(crate) fn create_with(
+            host: &'static HostTable,
+            functions: Functions,
+            instance: u64,
+            config: &[u8],
+        ) -> Result<Self, BackendError> {
             let mut error = VmanBuf::EMPTY;
             let config = VmanBuf::lend(config);
             // SAFETY: a checked table's function; the arguments outlive the call.
-            let pointer = unsafe { (functions.create)(&HOST, instance, config, &mut error) };
+            let pointer = unsafe { (functions.create)(host, instance, config, &mut error) };
             if !pointer.is_null() {
                 return Ok(Self { functions, pointer });
             }

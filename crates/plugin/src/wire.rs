@@ -34,9 +34,6 @@ pub(crate) mod op {
     pub(crate) const ATTACH_DISK: &str = "attach-disk";
     pub(crate) const DETACH_DISK: &str = "detach-disk";
     pub(crate) const RESIZE_DISK: &str = "resize-disk";
-    /// Never one: what every plugin answers as it answers any that it does not know.
-    #[cfg(feature = "host")]
-    pub(crate) const NONE: &str = "none";
     pub(crate) const RESIZE_IMAGE: &str = "resize-image";
 }
 

@@ -26,6 +26,8 @@ use crate::{
     deadline,
 };
 
+/// Never one: every plugin answers it as it answers any that it does not know.
+const NO_OPERATION: &str = "none";
 /// How long a cancelled operation has to say that it ended.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
 /// How often it is looked whether the instance still takes orders, while one waits.
@@ -211,12 +213,12 @@ impl Client {
     pub async fn measure(&self) -> Result<Duration, BackendError> {
         let asked = std::time::Instant::now();
         let answer =
-            self.call::<_, serde_json::Value>(op::NONE, deadline::SIGHT, NoParams {}).await;
+            self.call::<_, serde_json::Value>(NO_OPERATION, deadline::SIGHT, NoParams {}).await;
         match answer {
             Err(error) if error.code == ErrorCode::Unsupported => Ok(asked.elapsed()),
             Err(error) => Err(error),
             Ok(_) => {
-                Err(self.error(ErrorCode::Broken, op::NONE, "it is no operation, and was done"))
+                Err(self.error(ErrorCode::Broken, NO_OPERATION, "it is no operation, and was done"))
             }
         }
     }

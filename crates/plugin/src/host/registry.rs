@@ -208,6 +208,14 @@ impl Offer {
         (ABI_MAJOR, self.minor)
     }
 
+    #[cfg(test)]
+    pub(crate) fn functions(&self) -> Functions {
+        match &self.way {
+            Way::InProcess(functions) => *functions,
+            Way::Isolated(_) => panic!("its functions are in another process"),
+        }
+    }
+
     /// Makes an instance; any number of them, at any time. Blocks until the plugin's `create`
     /// returned, 10 s at most, and of an isolated one 10 s more for its helper. The instance lives
     /// until the last clone of the client is dropped; the machines live on. The channel holds 1024

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -12,7 +11,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{SOON, config};
+use super::{SOON, build_c, config};
 use crate::host::{
     Client, Fault, Helper, LoadError, Mode, Offer, Terms, open, open_isolated, serve_plugin,
 };
@@ -89,13 +88,7 @@ static const struct vman_plugin table = {{
 const struct vman_plugin *vman_plugin_entry(void) {{ return &table; }}
 "#
         );
-        let (c, file) = (folder.path().join("made.c"), folder.path().join("made.so"));
-        fs::write(&c, source).unwrap();
-        let headers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins");
-        let mut cc = Command::new("cc");
-        cc.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-I"]);
-        let built = cc.arg(headers).arg("-o").arg(&file).arg(&c).output().unwrap();
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let file = build_c(folder.path(), &source, "../../plugins");
         Self { folder, file }
     }
 
