@@ -33,6 +33,7 @@ const EDGES: &[Edges] = &[
     ("vman-plugin-dry-run", &["vman-plugin"], &["vman-plugin"]),
     ("vman-plugin-example-c", &["vman-plugin"], &["vman-plugin"]),
     ("vman-plugin-example-rust", &["vman-plugin"], &["vman-plugin"]),
+    ("vman-plugin-faulty", &["vman-plugin"], &[]),
     ("vman-tests", &[], &[]),
     ("vman-policy-sdk", &[], &[]),
     ("log-only", &["vman-policy-sdk"], &[]),
@@ -129,6 +130,7 @@ const RUSTIX: &[&str] = &[
     "vman-plugin-qemu",
     "vman-plugin-dry-run",
     "vman-plugin-example-rust",
+    "vman-plugin-faulty",
     "vman",
     "xtask",
     "vman-tests",
@@ -145,6 +147,7 @@ const UUID: &[&str] = &[
     "vman-plugin-qemu",
     "vman-plugin-dry-run",
     "vman-plugin-example-rust",
+    "vman-plugin-faulty",
     "vman",
 ];
 const THISERROR: &[&str] = &[
@@ -165,6 +168,7 @@ const SERDE: &[&str] = &[
     "vman-plugin-qemu",
     "vman-plugin-dry-run",
     "vman-plugin-example-rust",
+    "vman-plugin-faulty",
     "vman",
 ];
 const SERDE_JSON: &[&str] = &[
@@ -175,6 +179,7 @@ const SERDE_JSON: &[&str] = &[
     "vman-plugin-qemu",
     "vman-plugin-dry-run",
     "vman-plugin-example-rust",
+    "vman-plugin-faulty",
     "vman",
     "xtask",
     "vman-tests",
@@ -192,6 +197,7 @@ const TOKIO: &[&str] = &[
     "vman-plugin-qemu",
     "vman-plugin-dry-run",
     "vman-plugin-example-rust",
+    "vman-plugin-faulty",
     "vman",
 ];
 const TRACING: &[&str] = &[
@@ -216,6 +222,7 @@ const ASYNC_TRAIT: &[&str] = &[
     "vman-plugin-qemu",
     "vman-plugin-dry-run",
     "vman-plugin-example-rust",
+    "vman-plugin-faulty",
     "vman",
 ];
 

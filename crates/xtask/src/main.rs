@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to a terminal")]
 
 mod bench;
+mod broken;
 mod demo;
 mod guests;
 mod packages;
@@ -36,7 +37,7 @@ enum Chore {
     Guests,
     /// Runs, in a guest, the tests that need a kernel that can do more than the host's may.
     GuestTests(Consent),
-    /// Builds the backends as files into <target>/plugins.
+    /// Builds the backends as files into <target>/plugins, and those that only tests load.
     Plugins,
     /// Builds the vman program in release profile, and the policies.
     Build,
@@ -94,7 +95,10 @@ fn carry_out(chore: Chore) -> anyhow::Result<()> {
             packages::ensure(consent.yes)?;
             guests::test(&tree, &guests::build(&tree)?)
         }
-        Chore::Plugins => plugins::build(&tree).map(drop),
+        Chore::Plugins => {
+            broken::build(&tree)?;
+            plugins::build(&tree).map(drop)
+        }
         Chore::Build => {
             policies::build(&tree)?;
             let program = tree.build_vman(Profile::Release)?;

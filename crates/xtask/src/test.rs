@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::tree::{Profile, Tree};
-use crate::{guests, packages, plugins, policies, run};
+use crate::{broken, guests, packages, plugins, policies, run};
 
 mod crashes;
 mod tally;
@@ -22,6 +22,7 @@ pub(crate) fn run(tree: &Tree, yes: bool, arguments: &[String]) -> Result<()> {
     let policies = policies::build(tree)?;
     let guests = guests::build(tree)?;
     let plugins = plugins::build(tree)?;
+    broken::build(tree)?;
     // Libraries, programs and tests in one go: they then share their dependencies' builds.
     run::shown(tree.cargo("build").args(["--workspace", "--lib", "--bins", "--tests"]))?;
     // The same program with points to be killed at, beside the one that ships. Asked for together
