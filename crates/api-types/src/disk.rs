@@ -16,7 +16,7 @@ pub struct NewDisk {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "/dev/sdb", pattern = "^/dev/[sv]d[a-z]$")]
     pub mount_point: Option<String>,
-    /// `qcow2` (if absent) or `raw`.
+    /// `qcow2` or `raw`, as the backend makes them. If absent: `qcow2` where it makes that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "qcow2", pattern = "^(qcow2|raw)$")]
     pub format: Option<String>,

@@ -86,6 +86,7 @@ pub(crate) async fn refusal(app: &ApiState, error: EngineError, vm: Option<Subje
         | EngineError::NoTemplate(_)
         | EngineError::PoolExhausted(_)
         | EngineError::NoFreeMountPoint(_)
+        | EngineError::NoSuchImages { .. }
         | EngineError::KeyReused(_)
         | EngineError::NotCancellable { .. }
         | EngineError::Contended(_) => None,

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use vman_api_types as body;
-use vman_core::disk::{Bus, Disk, ImageFormat, MountPoint, check_size_gib};
+use vman_core::disk::{Bus, Disk, MountPoint, check_size_gib};
 use vman_core::ident::{DiskId, Invalid, VmId};
 use vman_core::lifecycle::DiskCommand;
 use vman_core::operation::{Reason, Subject, Verb};
@@ -60,7 +60,7 @@ pub(crate) async fn list(
             headers(("Location" = String, description = "The disk"))),
         (status = 202, description = "Its image is still being made", body = body::Disk,
             headers(("Location" = String, description = "The operation"))),
-        docs::BadBody, docs::Unknown, docs::Conflict, docs::Reused, docs::TooMany, docs::NotNow,
+        docs::BadBody, docs::Unknown, docs::Conflict, docs::Unmade, docs::TooMany, docs::NotNow,
     )
 )]
 pub(crate) async fn create(
@@ -259,7 +259,7 @@ async fn present(app: &ApiState, id: DiskId) -> Result<body::Disk, Fault> {
 fn read(mut fields: Fields) -> Result<NewDisk, Fault> {
     let size_gib = fields.required("size", integer(check_size_gib));
     let mount_point = fields.optional("mount_point", parsed);
-    let format = fields.optional("format", parsed).unwrap_or(ImageFormat::Qcow2);
+    let format = fields.optional("format", parsed);
     let bus = fields.optional("bus", parsed).unwrap_or(Bus::VirtioScsi);
     fields.finish(|| Some(NewDisk { size_gib: size_gib?, format, bus, mount_point }))
 }

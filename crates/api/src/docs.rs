@@ -164,6 +164,11 @@ problems! {
     BadQuery { "400" = "Parameters of the query are unknown or invalid.", }
     /// Of a route that is told a key by [`KeyHeader`].
     Reused { "422" = "The Idempotency-Key was used for another request.", }
+    /// As [`Reused`], of a route that may have an image made.
+    Unmade {
+        "422" = "The Idempotency-Key was used for another request, or the backend makes no such \
+                 images.",
+    }
     /// Of a route that names an object.
     Unknown { "404" = "There is no such object.", }
     /// Of a route that changes something.

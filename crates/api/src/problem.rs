@@ -180,6 +180,17 @@ impl From<EngineError> for Fault {
                     .about(convert::subject(&Subject::Vm(vm)))
                     .hint(format!("POST /disks/{{id}}/detach one of its disks: GET /vms/{vm}"))
             }
+            EngineError::NoSuchImages { backend, asked: _, makes } => {
+                let object = body::Subject { kind: "backend".to_owned(), id: backend };
+                let status = StatusCode::UNPROCESSABLE_ENTITY;
+                Self::new(status, "image-format", detail).about(object).hint(match makes.first() {
+                    Some(format) => format!("ask for \"format\": \"{}\"", format.word()),
+                    None => {
+                        "boot from a kernel or a firmware: POST /templates; or set [backend] use"
+                            .to_owned()
+                    }
+                })
+            }
             EngineError::KeyReused(_) => {
                 let status = StatusCode::UNPROCESSABLE_ENTITY;
                 Self::new(status, "idempotency-key-reused", detail)
@@ -242,6 +253,7 @@ fn remedy(subject: &Subject, denied: Denied) -> String {
 mod tests {
     use axum::http::StatusCode;
     use uuid::Uuid;
+    use vman_core::disk::ImageFormat;
     use vman_core::ident::VmId;
     use vman_core::operation::Verb;
 
@@ -257,6 +269,10 @@ mod tests {
         let key = "k".parse().expect("a key");
         let (operation, verb) = (OperationId(Uuid::from_u128(8)), Verb::VmStop);
         let not_cancellable = |why| EngineError::NotCancellable { operation, verb, why };
+        let no_images = |makes| {
+            let (backend, asked) = (text(), Some(ImageFormat::Qcow2));
+            EngineError::NoSuchImages { backend, asked, makes }
+        };
         let denied = EngineError::Denied {
             subject: subject.clone(),
             state: "stopped",
@@ -273,6 +289,8 @@ mod tests {
             (denied, 409, "not-running"),
             (EngineError::PoolExhausted(text()), 409, "no-address-left"),
             (EngineError::NoFreeMountPoint(vm), 409, "no-mount-point-left"),
+            (no_images(vec![]), 422, "image-format"),
+            (no_images(vec![ImageFormat::Raw]), 422, "image-format"),
             (EngineError::KeyReused(key), 422, "idempotency-key-reused"),
             (not_cancellable(NotCancellable::Ended), 409, "ended"),
             (not_cancellable(NotCancellable::Begun(Verb::VmStop)), 409, "not-cancellable"),

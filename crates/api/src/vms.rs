@@ -149,7 +149,7 @@ macro_rules! action {
                 (status = 200, description = "It is so", body = body::Vm),
                 (status = 202, description = "Accepted; the VM as it is now", body = body::Vm,
                     headers(("Location" = String, description = "The operation"))),
-                docs::BadBody, docs::Unknown, docs::Conflict, docs::Reused, docs::TooMany,
+                docs::BadBody, docs::Unknown, docs::Conflict, docs::Unmade, docs::TooMany,
                 docs::NotNow,
             )
         )]

@@ -1,6 +1,7 @@
 //! Why the engine did not let a request in. What an operation failed with is in its record.
 
 use thiserror::Error;
+use vman_core::disk::ImageFormat;
 use vman_core::ident::{IdempotencyKey, Name, OperationId};
 use vman_core::lifecycle::{Denied, NotCancellable};
 use vman_core::operation::{Subject, Verb};
@@ -21,6 +22,9 @@ pub enum EngineError {
     PoolExhausted(String),
     #[error("VM {0} has no free device letter; detach a disk first, or ask for a mount point")]
     NoFreeMountPoint(vman_core::ident::VmId),
+    /// The backend does not make images of the format that was asked for, or none at all.
+    #[error("{}", no_such_images(.backend, *.asked, .makes))]
+    NoSuchImages { backend: String, asked: Option<ImageFormat>, makes: Vec<ImageFormat> },
     #[error("{0} has too many operations waiting; wait for them to end")]
     Full(Subject),
     /// Others changed the record faster than this request could be decided.
@@ -30,4 +34,15 @@ pub enum EngineError {
     KeyReused(IdempotencyKey),
     #[error("operation {operation} ({}) cannot be cancelled: {why}", .verb.word())]
     NotCancellable { operation: OperationId, verb: Verb, why: NotCancellable },
+}
+
+fn no_such_images(backend: &str, asked: Option<ImageFormat>, makes: &[ImageFormat]) -> String {
+    let made: Vec<&str> = makes.iter().map(|format| format.word()).collect();
+    match (asked, made.as_slice()) {
+        (_, []) => format!("backend {backend} makes no images: its machines have no disks"),
+        (asked, made) => {
+            let asked = asked.map_or("such", ImageFormat::word);
+            format!("backend {backend} makes no {asked} images; it makes {}", made.join(", "))
+        }
+    }
 }

@@ -72,6 +72,8 @@ pub struct EngineConfig {
     pub network: Network,
     /// The name of the backend that runs machines.
     pub backend: String,
+    /// What the backend makes images of, the one it prefers first; none: it makes no images.
+    pub image_formats: Vec<ImageFormat>,
     /// How long a guest may take to power itself off before its machine is ended.
     pub stop_grace: Duration,
     pub repair: RepairConfig,
@@ -110,7 +112,8 @@ pub struct NewVm {
 pub struct NewDisk {
     /// GiB, 1 ..= [`vman_core::disk::SIZE_GIB_MAX`]
     pub size_gib: u64,
-    pub format: ImageFormat,
+    /// None: the usual one that the backend makes.
+    pub format: Option<ImageFormat>,
     pub bus: Bus,
     pub mount_point: Option<MountPoint>,
 }

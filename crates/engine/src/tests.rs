@@ -12,6 +12,7 @@ mod disk_laws;
 mod disk_scenes;
 mod disks;
 mod failures;
+mod formats;
 mod hot_plug;
 mod kills;
 mod mortal;
@@ -29,7 +30,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use vman_core::coherence::{Look, look};
-use vman_core::disk::Disk;
+use vman_core::disk::{Disk, ImageFormat};
 use vman_core::ident::{DiskId, IssueId, OperationId, Timestamp, VmId};
 use vman_core::lifecycle::{DiskCommand, VmCommand};
 use vman_core::network::{Network, NetworkMode, Subnet};
@@ -198,6 +199,7 @@ fn config(subnet: &str) -> EngineConfig {
     EngineConfig {
         network: Network { mode: NetworkMode::User, reason, subnet, dns: None },
         backend: "fake".to_owned(),
+        image_formats: vec![ImageFormat::Qcow2, ImageFormat::Raw],
         stop_grace: Duration::from_secs(30),
         repair: RepairConfig { enabled: true, budget: 3, window: Duration::from_secs(600) },
     }

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 use vman_plugin::host::{Client, Fault, Offer};
-use vman_plugin::{BackendConfig, BackendError, ErrorCode, Event};
+use vman_plugin::{BackendConfig, BackendError, ErrorCode, Event, Manifest};
 
 /// New instances within [`RESTART_WINDOW`] of a backend whose verbs panic, without a pause.
 const RESTARTS_MAX: u32 = 5;
@@ -38,7 +38,12 @@ pub struct Backend {
 
 impl Backend {
     pub fn name(&self) -> &str {
-        &self.offer.manifest().name
+        &self.manifest().name
+    }
+
+    /// What the plugin says of itself.
+    pub fn manifest(&self) -> &Manifest {
+        self.offer.manifest()
     }
 }
 

@@ -266,7 +266,7 @@ pub(crate) enum DiskCommand {
         /// In GiB
         #[arg(long, value_name = "GIB")]
         size: u64,
-        /// qcow2 or raw [default: qcow2]
+        /// qcow2 or raw, as the backend makes them [default: qcow2 where it makes that]
         #[arg(long)]
         format: Option<String>,
         /// What it is attached to: virtio-scsi or virtio-blk [default: virtio-scsi]

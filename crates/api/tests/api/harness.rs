@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use tower::ServiceExt;
 use vman_api::{ApiState, Auth, Backends, ObserverHandle, router};
 use vman_api_types::{Backend, NetworkConfig, Policy};
+use vman_core::disk::ImageFormat;
 use vman_core::ident::Timestamp;
 use vman_core::network::{Network, NetworkMode, Subnet};
 use vman_core::ports::ObserverStatus;
@@ -190,7 +191,8 @@ fn engine(records: Arc<MemoryRecords>, host: Arc<FakeHost>) -> Engine {
     let repair = RepairConfig { enabled: true, budget: 3, window: Duration::from_secs(600) };
     let backend = "fake".to_owned();
     let stop_grace = Duration::from_secs(10);
-    Engine::new(ports, EngineConfig { network, backend, stop_grace, repair })
+    let image_formats = vec![ImageFormat::Qcow2, ImageFormat::Raw];
+    Engine::new(ports, EngineConfig { network, backend, image_formats, stop_grace, repair })
 }
 
 fn network() -> NetworkConfig {

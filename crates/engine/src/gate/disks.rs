@@ -33,7 +33,7 @@ impl Engine {
         let disk = Disk {
             id: DiskId(Uuid::new_v4()),
             size_gib: new.size_gib,
-            format: new.format,
+            format: self.image_format(new.format)?,
             bus: new.bus,
             state: DiskState::Creating,
             mount_point: new.mount_point,

@@ -1,10 +1,11 @@
 //! The gate: decides on arrival, and records what it lets in before anything is touched. Carrying
 //! out is the driver's. Here is what all subjects share, with templates, which are records alone,
-//! and with things that have no record; VMs, disks, repeated requests and calling off have files of
-//! their own.
+//! and with things that have no record; VMs, disks, the formats of images, repeated requests and
+//! calling off have files of their own.
 
 mod cancel;
 mod disks;
+mod formats;
 mod requests;
 mod vms;
 

@@ -205,7 +205,8 @@ impl Engine {
         if let Some(size_gib) = root_gib
             && !self.recall().disks_of(vm.id).await?.iter().any(Disk::is_root)
         {
-            changes.push(Change::AddDisk(root_disk(vm.id, size_gib, at)));
+            let format = self.image_format(None)?;
+            changes.push(Change::AddDisk(root_disk(vm.id, size_gib, format, at)));
         }
         changes.push(Change::AddOperation(operation));
         (vm.state, vm.generation, vm.updated_at) = (next, vm.generation.next(), at);
@@ -253,11 +254,11 @@ pub(crate) struct Prepared {
     pub(crate) record: Vm,
 }
 
-fn root_disk(vm: VmId, size_gib: u64, now: Timestamp) -> Disk {
+fn root_disk(vm: VmId, size_gib: u64, format: ImageFormat, now: Timestamp) -> Disk {
     Disk {
         id: DiskId(Uuid::new_v4()),
         size_gib,
-        format: ImageFormat::Qcow2,
+        format,
         bus: Bus::VirtioScsi,
         state: DiskState::Creating,
         mount_point: Some(MountPoint::root()),

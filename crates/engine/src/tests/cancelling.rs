@@ -172,7 +172,7 @@ async fn an_image_whose_making_is_called_off_leaves_neither_record_nor_file() {
     for effect_done in [false, true] {
         let world = World::new().await;
         let engine = world.engine();
-        let (format, bus) = (ImageFormat::Qcow2, Bus::VirtioBlk);
+        let (format, bus) = (Some(ImageFormat::Qcow2), Bus::VirtioBlk);
         let new = NewDisk { size_gib: 1, format, bus, mount_point: None };
         world.host.hold(Effect::CreateImage);
         let accepted = engine.create_disk(new, None).await.expect("let in");

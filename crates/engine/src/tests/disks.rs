@@ -12,7 +12,8 @@ use super::*;
 use crate::{EngineError, NewDisk};
 
 fn new_disk() -> NewDisk {
-    NewDisk { size_gib: 2, format: ImageFormat::Raw, bus: Bus::VirtioScsi, mount_point: None }
+    let (format, bus) = (Some(ImageFormat::Raw), Bus::VirtioScsi);
+    NewDisk { size_gib: 2, format, bus, mount_point: None }
 }
 
 /// Makes a disk, or deletes the sample of number 1, and waits for the end.

@@ -22,7 +22,7 @@ fn new_vm() -> NewVm {
 }
 
 fn new_disk() -> NewDisk {
-    let (format, bus) = (ImageFormat::Qcow2, Bus::VirtioScsi);
+    let (format, bus) = (Some(ImageFormat::Qcow2), Bus::VirtioScsi);
     NewDisk { size_gib: 1, format, bus, mount_point: None }
 }
 

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use tracing::{info, warn};
-use vman_operator::{BackendReport, Choice, Chosen, Plugins, Wanted};
+use vman_core::disk::ImageFormat;
+use vman_operator::{Backend, BackendReport, Choice, Chosen, Plugins, Wanted};
 use vman_plugin::host::Helper;
 // A crate that is linked and never named registers nothing: these lines are the registration.
 use vman_plugin_dry_run as _;
@@ -67,6 +68,16 @@ pub(crate) fn is_doubtful(config: &Config, chosen: &Chosen) -> bool {
     let is_usable = |report: &BackendReport| !report.selected || report.usable == Some(true);
     !chosen.reports.iter().all(is_usable)
         || (config.backend.choice == BackendChoice::Auto && chosen.backend.name() == "dry-run")
+}
+
+/// What it makes images of, in the words of the records.
+pub(super) fn image_formats(backend: &Backend) -> Vec<ImageFormat> {
+    let formats = &backend.manifest().capabilities.image_formats;
+    let format = |format: &vman_plugin::ImageFormat| match format {
+        vman_plugin::ImageFormat::Qcow2 => ImageFormat::Qcow2,
+        vman_plugin::ImageFormat::Raw => ImageFormat::Raw,
+    };
+    formats.iter().map(format).collect()
 }
 
 pub(crate) fn reports(reports: Vec<BackendReport>) -> Vec<vman_api_types::Backend> {

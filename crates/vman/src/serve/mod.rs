@@ -113,6 +113,7 @@ async fn wire(config: &Config, storage: Storage) -> Result<Parts, ServeError> {
     let chosen = vman_operator::choose(&wanted).await?;
     backend::tell(config, &chosen);
     let name = chosen.backend.name().to_owned();
+    let image_formats = backend::image_formats(&chosen.backend);
     let operator = Arc::new(Operator::new(
         OperatorConfig {
             storage,
@@ -143,7 +144,7 @@ async fn wire(config: &Config, storage: Storage) -> Result<Parts, ServeError> {
         warn!("repair is switched off: issues are named and judged, and nothing is done");
     }
     let stop_grace = config.backend.stop_grace;
-    let engine_config = EngineConfig { network, backend: name, stop_grace, repair };
+    let engine_config = EngineConfig { network, backend: name, image_formats, stop_grace, repair };
     let engine = Engine::new(ports, engine_config);
     let left = engine.recover().await?;
     if left > 0 {
