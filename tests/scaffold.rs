@@ -3,14 +3,12 @@
 #![cfg(test)]
 
 use std::ffi::OsStr;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use tempfile::TempDir;
 use vman_tests::source::root;
-use vman_tests::{Setup, pid, program, text};
+use vman_tests::{PluginFolder, Setup, pid, program, text};
 
 /// The longest name there may be, with all that one may have.
 const NAME: &str = "0-nine-to-five-and-all-the-other-words-that-make-this-one-long-x";
@@ -43,18 +41,11 @@ fn run_in(folder: &Path, program: &str, arguments: &[&str]) -> String {
     succeeds(&command.output().unwrap_or_else(|error| panic!("{program}: {error}")))
 }
 
-/// A folder of plugins with this file alone, whatever the umask.
-fn installed(file: &Path) -> TempDir {
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let to = folder.path().join(file.file_name().expect("it is a file"));
-    fs::copy(file, &to).expect("it was built");
-    fs::set_permissions(&to, Permissions::from_mode(0o755)).expect("it is ours");
-    folder
-}
-
-/// A VM's whole life with the plugin that is in this folder.
-fn runs_a_machine(plugins: &Path) {
-    let daemon = Setup::backend(NAME).plugins(plugins).boot_file("tiny.rom").start();
+/// A VM's whole life with the plugin that is this file.
+fn runs_a_machine(file: &Path) {
+    let plugins = PluginFolder::new();
+    plugins.install(file);
+    let daemon = Setup::backend(NAME).plugins(plugins.path()).boot_file("tiny.rom").start();
     daemon.tiny_template();
     let vm = daemon.new_vm("tiny");
     let started = daemon.act(&vm, "start");
@@ -77,7 +68,7 @@ fn a_new_plugin_in_c_builds_without_a_warning_and_runs_machines() {
     let said = written("c", &folder);
     assert!(said.contains("make"), "{said}");
     run_in(&folder, "make", &["CFLAGS=-O2 -Werror"]);
-    runs_a_machine(installed(&folder.join(format!("{NAME}.so"))).path());
+    runs_a_machine(&folder.join(format!("{NAME}.so")));
 }
 
 #[test]
@@ -95,7 +86,7 @@ fn a_new_plugin_in_rust_builds_without_a_warning_passes_its_tests_and_runs_machi
     run_in(&folder, &cargo, &["build", "--offline", "--lib"]);
     let file = format!("libvman_plugin_{}.so", NAME.replace('-', "_"));
     let built: PathBuf = Path::new(BUILT).join("scaffold-target/debug").join(file);
-    runs_a_machine(installed(&built).path());
+    runs_a_machine(&built);
     fs::remove_dir_all(folder).expect("it is ours");
 }
 

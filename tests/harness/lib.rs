@@ -5,6 +5,7 @@ mod cgroups;
 mod daemon;
 mod leftovers;
 pub mod paths;
+mod plugins;
 mod points;
 mod process;
 mod rest;
@@ -16,6 +17,7 @@ mod wait;
 
 pub use daemon::Daemon;
 pub use paths::{guest, program};
+pub use plugins::{PluginFolder, broken_plugin, broken_plugins, unusual_plugin};
 pub use points::Points;
 pub use process::{Process, processes};
 pub use rest::{Answer, Client};

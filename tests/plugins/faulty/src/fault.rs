@@ -1,6 +1,7 @@
-//! What goes wrong, where and while what: the settings `[backends.faulty]`. What would have been
-//! done otherwise is not known here.
+//! What goes wrong, and where: the settings `[backends.faulty]`. What would have been done otherwise
+//! is not known here.
 
+use std::fs;
 use std::future::pending;
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -18,14 +19,17 @@ const SLOW: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
-    #[serde(default)]
-    fault: Option<Fault>,
+    always: Option<Order>,
+    /// A file with such an order, as JSON, which may come, change and go at any time.
+    told_in: Option<PathBuf>,
+}
+
+/// What goes wrong in which verb.
+#[derive(Debug, Clone, Deserialize)]
+struct Order {
+    fault: Fault,
     /// The operation's name, as in the contract; also `create` and `destroy`.
-    #[serde(default)]
     verb: String,
-    /// Only while there is such a file; absent: always.
-    #[serde(default)]
-    only_while: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -74,8 +78,10 @@ impl Settings {
     }
 
     fn fault_of(&self, verb: &str) -> Option<Fault> {
-        let is_time = self.only_while.as_ref().is_none_or(|file| file.exists());
-        self.fault.filter(|_| self.verb == verb && is_time)
+        let told = || fs::read(self.told_in.as_ref()?).ok();
+        let told = told().and_then(|json| serde_json::from_slice(&json).ok());
+        let orders = self.always.clone().into_iter().chain(told);
+        orders.filter(|order: &Order| order.verb == verb).map(|order| order.fault).next()
     }
 }
 
