@@ -16,7 +16,7 @@ pub mod tally;
 mod wait;
 
 pub use daemon::Daemon;
-pub use paths::{guest, program};
+pub use paths::{guest, plugins, program, program_with_points};
 pub use plugins::{PluginFolder, broken_plugin, broken_plugins, unusual_plugin};
 pub use points::Points;
 pub use process::{Process, processes};

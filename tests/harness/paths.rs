@@ -12,7 +12,7 @@ pub fn program() -> PathBuf {
 }
 
 /// The program with points at which it is killed or something fails.
-pub(crate) fn program_with_points() -> PathBuf {
+pub fn program_with_points() -> PathBuf {
     let beside = program().with_file_name("vman-crash-points");
     let build = "cargo build -p vman --features crash-points --bin vman-crash-points";
     assert!(beside.exists(), "{} is not there: run `{build}`", beside.display());

@@ -1,6 +1,6 @@
 //! Tells the runner, in the file that `VMAN_TEST_TALLY` names, which machines were really started
-//! and which tests this host cannot run. A line is `<backend> <test>`, `skipped <test>: <why>`
-//! or `crash <row of the crash tests' table>`.
+//! and which tests this host cannot run. A line is `<backend> <test>`, `skipped <test>: <why>`,
+//! `crash <row of the crash tests' table>` or `conformance <line of the conformance table>`.
 #![allow(clippy::print_stderr, reason = "a test that did not run must not look like one that did")]
 
 use std::env;
@@ -31,6 +31,11 @@ pub fn no_kvm() -> Option<String> {
 /// What became of one verb at all the points of the crash tests: the row of their table.
 pub fn crashes(row: &[String]) {
     note(&format!("crash {}", row.join(" ")));
+}
+
+/// The table of what each backend of ours came to in each mode: a line for each of its lines.
+pub fn conformance(table: &str) {
+    table.lines().for_each(|line| note(&format!("conformance {line}")));
 }
 
 /// The test's name: its thread has it.

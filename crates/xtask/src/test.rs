@@ -60,6 +60,7 @@ fn runner(tree: &Tree) -> Command {
 
 fn report(path: &Path) -> Result<()> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    println!("\n{}{}", Crashes::parse(&text), Tally::parse(&text));
+    println!("\n{}", tally::conformance(&text));
+    println!("{}{}", Crashes::parse(&text), Tally::parse(&text));
     Ok(())
 }
