@@ -29,6 +29,7 @@ struct Content {
 }
 
 pub(crate) fn create(spec: &ImageSpec) -> Result<(), BackendError> {
+    check_path(&spec.path, "made")?;
     check_size(&spec.path, "made", spec.virtual_size)?;
     let wanted = Content { format: spec.format, virtual_size: spec.virtual_size };
     if write_new(&spec.path, &wanted)? {
@@ -56,6 +57,7 @@ pub(crate) fn create(spec: &ImageSpec) -> Result<(), BackendError> {
 }
 
 pub(crate) fn inspect(image: &ImageRef) -> Result<ImageInfo, BackendError> {
+    check_path(&image.path, "read")?;
     let (content, actual_size) = read(&image.path)?
         .ok_or_else(|| error(ErrorCode::NotFound, &image.path, "read", "it is not there"))?;
     if content.format != image.format {
@@ -66,6 +68,7 @@ pub(crate) fn inspect(image: &ImageRef) -> Result<ImageInfo, BackendError> {
 }
 
 pub(crate) fn delete(image: &ImageRef) -> Result<(), BackendError> {
+    check_path(&image.path, "removed")?;
     files::remove(&image.path).map_err(|why| failed(&image.path, "removed", &why))
 }
 
@@ -87,6 +90,14 @@ pub(crate) fn grow(growth: &ImageGrowth) -> Result<(), BackendError> {
         return Ok(());
     }
     Err(error(ErrorCode::NotFound, path, "resized", "it was removed meanwhile"))
+}
+
+/// What the folder is that a path begins in is not the backend's to guess.
+fn check_path(path: &Path, what: &str) -> Result<(), BackendError> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    Err(error(ErrorCode::Invalid, path, what, "its path is not absolute"))
 }
 
 fn check_size(path: &Path, what: &str, size: u64) -> Result<(), BackendError> {

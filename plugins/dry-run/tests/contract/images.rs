@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use vman_plugin::host::Offer;
-use vman_plugin::{ErrorCode, ImageFormat, ImageRef, ImageSpec};
+use vman_plugin::{ErrorCode, ImageFormat, ImageGrowth, ImageRef, ImageSpec};
 
 use crate::{Host, over_both, plain};
 
@@ -12,6 +12,7 @@ over_both!(
     an_image_is_never_overwritten,
     an_image_of_another_format_is_a_conflict_and_a_missing_one_not_found,
     a_size_that_no_disk_has_is_invalid,
+    a_path_that_begins_nowhere_is_invalid,
 );
 
 const SIZE: u64 = 3 << 30;
@@ -82,4 +83,24 @@ async fn a_size_that_no_disk_has_is_invalid(offer: Offer) {
         assert_eq!(error.code, ErrorCode::Invalid, "{virtual_size}");
         assert!(!spec.path.exists());
     }
+}
+
+async fn a_path_that_begins_nowhere_is_invalid(offer: Offer) {
+    let host = Host::new(offer);
+    let (client, _events) = host.start(plain());
+    let spec = spec(PathBuf::from("a.img"));
+    let made = client.create_image(spec.clone()).await;
+    let grown = client
+        .resize_image(ImageGrowth {
+            path: spec.path.clone(),
+            format: spec.format,
+            virtual_size: SIZE,
+        })
+        .await;
+    let read = client.inspect_image(image(&spec)).await.map(drop);
+    let removed = client.delete_image(image(&spec)).await;
+    for result in [made, grown, read, removed] {
+        assert_eq!(result.unwrap_err().code, ErrorCode::Invalid);
+    }
+    assert!(!spec.path.exists());
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 
 use crate::conformance::bench::{Bench, IMAGE_SIZE, REPEATS, ours, reference};
 use crate::conformance::case::{Case, Need};
@@ -35,7 +36,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "what-can-be-no-image-is-refused",
-        "Sizes that are no sectors, formats that it lacks, and folders that are not there.",
+        "Sizes that are no sectors, formats that it lacks, paths that lead nowhere.",
         &[Need::Images],
         |bench| Box::pin(refused(bench)),
     ),
@@ -157,6 +158,10 @@ async fn refused(bench: &Bench) -> Outcome {
             fails(client.create_image(odd).await, &what, &[ErrorCode::Invalid])?;
             ensure!(!spec.path.exists(), "{what} was refused and left a file");
         }
+        let path = PathBuf::from("no-folder-named");
+        let nowhere = ImageSpec { path, ..spec.clone() };
+        let made = client.create_image(nowhere).await;
+        fails(made, "making an image at a path that is not absolute", &[ErrorCode::Invalid])?;
         let path = bench.images_dir().join("no-such-folder/image");
         let nowhere = ImageSpec { path, ..spec };
         let any = &[ErrorCode::Failed, ErrorCode::NotFound, ErrorCode::Invalid];
