@@ -257,3 +257,43 @@ async fn reattach(client: &Client) {
     let machines = survey.machines.into_iter().map(|sighting| client.reattach(sighting.machine));
     let _: Vec<_> = stream::iter(machines).buffer_unordered(REATTACHED_AT_ONCE).collect().await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn crashed() -> Fault {
+        Fault::Crashed("signal 9".to_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_crash_within_a_minute_is_followed_by_a_longer_pause_up_to_a_bound() {
+        let mut restarts = Restarts::default();
+        for pause in [250, 500, 1000, 2000, 4000, 8000, 16_000] {
+            let pause = Duration::from_millis(pause);
+            assert_eq!(restarts.left(&crashed()), pause);
+            tokio::time::advance(pause / 2).await;
+            assert_eq!(restarts.left(&crashed()), pause / 2, "it runs from the first who asks");
+            tokio::time::advance(pause / 2).await;
+            assert_eq!(restarts.left(&crashed()), Duration::ZERO);
+            restarts.spend();
+        }
+        restarts.count = 100;
+        assert_eq!(restarts.left(&crashed()), RESTART_PAUSE_MAX);
+        tokio::time::advance(RESTART_WINDOW).await;
+        restarts.spend();
+        tokio::time::advance(RESTART_WINDOW).await;
+        assert_eq!(restarts.left(&crashed()), RESTART_PAUSE, "what was long ago is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_panics_are_followed_by_no_pause() {
+        let panicked = Fault::Panicked("so".to_owned());
+        let mut restarts = Restarts::default();
+        for _ in 0..RESTARTS_MAX {
+            assert_eq!(restarts.left(&panicked), Duration::ZERO);
+            restarts.spend();
+        }
+        assert!(restarts.left(&panicked) > PATIENCE, "nobody waits for that one");
+    }
+}
