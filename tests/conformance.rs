@@ -1,5 +1,5 @@
-//! Every backend of ours holds the contract, in each way in which one is opened: `vman plugin check`
-//! says so of each, and says of what is broken how.
+//! Every backend of ours holds the contract, in each way in which one is opened: `vman plugin
+//! check` says so of each, and says of what is broken how.
 #![cfg(test)]
 #![allow(clippy::print_stdout, reason = "the table is what this is for")]
 

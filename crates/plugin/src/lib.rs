@@ -1,6 +1,7 @@
 //! The backend contract, both sides: what a plugin author implements (`Backend`), the messages
-//! and the C ABI between a plugin and its host, and (feature `host`) the registry and loader the
-//! daemon uses, and (feature `conformance`) the suite that any backend must pass. It knows nothing of vman's records, policies or API, and runs no machine itself.
+//! and the C ABI between a plugin and its host, (feature `host`) the registry and loader the
+//! daemon uses, and (feature `conformance`) the suite that any backend must pass. It knows nothing
+//! of vman's records, policies or API, and runs no machine itself.
 
 mod abi;
 mod backend;

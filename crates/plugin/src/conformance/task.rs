@@ -39,7 +39,7 @@ pub(super) enum Role {
     /// Run the case of this name.
     Case(String),
     /// Be a host that is going to be killed.
-    Hold(Hold),
+    Hold(Box<Hold>),
     /// End every machine of the folder.
     Sweep,
 }
@@ -95,7 +95,7 @@ pub fn carry_out(mut input: impl BufRead, output: impl Write) -> io::Result<()> 
         Role::Name => Ok(Said::Name(bench.offer().manifest().name.clone())),
         Role::Describe => runtime.block_on(describe(&bench)).map(Said::Described),
         Role::Case(name) => Ok(runtime.block_on(case(&bench, &name))),
-        Role::Hold(hold) => return be_a_host(&bench, hold, &runtime, input, output),
+        Role::Hold(hold) => return be_a_host(&bench, *hold, &runtime, input, output),
         Role::Sweep => runtime.block_on(sweep(&bench)).map(Said::Swept),
     };
     say(output, &said.unwrap_or_else(|fault| Said::Fault(fault.0)))?;

@@ -68,7 +68,7 @@ async fn crashed(
         subject: bench.subject().clone(),
         folder: bench.folder().to_owned(),
         program: None,
-        role: Role::Hold(hold),
+        role: Role::Hold(Box::new(hold)),
     };
     let held = Held::start(program, &task).await?;
     if let Some((_, moment)) = late {
