@@ -33,7 +33,7 @@ const EDGES: &[Edges] = &[
     ("vman-plugin-dry-run", &["vman-plugin"], &["vman-plugin"]),
     ("vman-plugin-example-c", &["vman-plugin"], &["vman-plugin"]),
     ("vman-plugin-example-rust", &["vman-plugin"], &["vman-plugin"]),
-    ("vman-plugin-faulty", &["vman-plugin"], &[]),
+    ("vman-plugin-faulty", &["vman-plugin", "vman-plugin-dry-run"], &[]),
     ("vman-tests", &[], &[]),
     ("vman-policy-sdk", &[], &[]),
     ("log-only", &["vman-policy-sdk"], &[]),

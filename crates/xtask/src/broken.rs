@@ -12,6 +12,7 @@ use crate::tree::Tree;
 
 /// Goes wrong where its settings say.
 const FAULTY: &str = "vman-plugin-faulty";
+const EXAMPLE: &str = "vman-plugin-example-rust";
 /// The profile of the workspace with other options for the compiler than any that is used else.
 const UNUSUAL_PROFILE: &str = "unusual";
 
@@ -61,15 +62,17 @@ const UNUSUAL_IN_C: [(&str, &[&str]); 3] = [
 pub(crate) fn build(tree: &Tree) -> Result<()> {
     run::shown(tree.cargo("build").args(["--package", FAULTY, "--lib"]))?;
     let broken = Folder::make(tree.target.join("plugins-broken"))?;
-    broken.take(&built(tree, "debug"), &library(FAULTY))?;
+    broken.take(&built(tree, "debug", FAULTY), &library(FAULTY))?;
     for fault in FAULTS {
         broken.compile(&broken_in_c(tree, fault), &format!("{fault}.so"))?;
     }
 
     let with_profile = ["--package", FAULTY, "--lib", "--profile", UNUSUAL_PROFILE];
-    run::shown(tree.cargo("build").args(with_profile))?;
+    run::shown(tree.cargo("build").args(with_profile).args(["--package", EXAMPLE]))?;
     let unusual = Folder::make(tree.target.join("plugins-unusual"))?;
-    unusual.take(&built(tree, UNUSUAL_PROFILE), &library(FAULTY))?;
+    for package in [FAULTY, EXAMPLE] {
+        unusual.take(&built(tree, UNUSUAL_PROFILE, package), &library(package))?;
+    }
     unusual.compile(&broken_in_c(tree, LATER), &format!("{LATER}.so"))?;
     for (name, options) in UNUSUAL_IN_C {
         unusual.compile(&example_in_c(tree, options)?, &format!("{name}.so"))?;
@@ -78,8 +81,8 @@ pub(crate) fn build(tree: &Tree) -> Result<()> {
     Ok(())
 }
 
-fn built(tree: &Tree, profile: &str) -> PathBuf {
-    tree.target.join(profile).join(library(FAULTY))
+fn built(tree: &Tree, profile: &str, package: &str) -> PathBuf {
+    tree.target.join(profile).join(library(package))
 }
 
 /// The words for the compiler.
