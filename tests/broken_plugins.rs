@@ -3,11 +3,13 @@
 //! notices nothing. What is broken in each is told in `tests/plugins/README.md`.
 #![cfg(test)]
 
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use vman_tests::{
-    Daemon, PluginFolder, Setup, broken_plugin, broken_plugins, pid, text, unusual_plugin, wait_for,
+    Daemon, PluginFolder, Setup, broken_plugin, broken_plugins, pid, program, text, unusual_plugin,
+    wait_for,
 };
 
 /// A file, its state in `GET /backends`, and what is said of it there.
@@ -47,6 +49,15 @@ const SLOW: &[Expected] = &[
     ("submit-blocks.so", "declared", &["`submit` has not returned for 5s"]),
     ("never-answers.so", "declared", &["`probe`", "did not end within 30s"]),
     ("answers-late.so", "declared", &["`probe`", "did not end within 30s"]),
+];
+
+/// Sound ones, which were built with options that nothing else is built with.
+const UNUSUAL: [&str; 5] = [
+    "example-c-at-link-time.so",
+    "example-c-checked.so",
+    "example-c-unoptimised.so",
+    "libvman_plugin_example_rust.so",
+    "libvman_plugin_faulty.so",
 ];
 
 /// More than all the deadlines together, one after the other.
@@ -156,10 +167,7 @@ fn a_plugin_of_a_later_abi_is_loaded_and_asked_only_for_what_this_host_knows() {
 
 #[test]
 fn a_plugin_that_was_built_with_other_options_runs_machines_like_any() {
-    for file in ["example-c-unoptimised.so", "example-c-at-link-time.so", "example-c-checked.so"]
-        .into_iter()
-        .chain(["libvman_plugin_faulty.so"])
-    {
+    for file in UNUSUAL {
         let plugins = PluginFolder::new();
         plugins.install(&unusual_plugin(file));
         let daemon = Setup::backend(file).plugins(plugins.path()).boot_file("tiny.rom").start();
@@ -172,5 +180,16 @@ fn a_plugin_that_was_built_with_other_options_runs_machines_like_any() {
         let paths = [format!("/vms/{vm}"), format!("/disks/{disk}"), "/templates/tiny".to_owned()];
         daemon.delete_all(&paths);
         daemon.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_plugin_that_was_built_with_other_options_holds_the_contract_like_any() {
+    for file in UNUSUAL {
+        let mut check = Command::new(program());
+        check.args(["plugin", "check", "--guest-obeys"]).arg(unusual_plugin(file));
+        let output = check.output().expect("the program can be started");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{file}: {said}");
     }
 }

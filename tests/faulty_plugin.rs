@@ -15,10 +15,12 @@ use vman_tests::{
 
 const FILE: &str = "libvman_plugin_faulty.so";
 /// Every verb that a request leads to, and whether the request must then fail.
-const ASKED_FOR: [(&str, bool); 13] = [
+const ASKED_FOR: [(&str, bool); 15] = [
     ("launch", true),
     ("inspect-image", true),
     ("power-button", false),
+    ("sight", false),
+    ("quit", false),
     ("kill", false),
     ("pause", true),
     ("resume", true),
@@ -54,7 +56,9 @@ impl World {
         let order = plugins.path().join("order.json");
         let told_in = format!("[backends.faulty]\ntold_in = {order:?}\n");
         let setup = Setup::backend("faulty").fewest_backends().plugins(plugins.path());
-        let daemon = setup.in_plugins(in_plugins).boot_file("tiny.rom").with(&told_in).start();
+        // A guest that is not seen any more has no more than this.
+        let setup = setup.in_plugins(in_plugins).stop_grace("3s").with(&told_in);
+        let daemon = setup.boot_file("tiny.rom").start();
         daemon.tiny_template();
         let id = daemon.new_vm("tiny");
         let bystander = daemon.act(&id, "start");
@@ -63,9 +67,13 @@ impl World {
 
     /// From now on this goes wrong.
     fn order(&self, fault: &str, verb: &str) {
+        self.order_all(&json!([{"fault": fault, "verb": verb}]));
+    }
+
+    fn order_all(&self, orders: &Value) {
         let beside = self.order.with_extension("new");
-        let order = json!({"fault": fault, "verb": verb}).to_string();
-        fs::write(&beside, order).and_then(|()| fs::rename(beside, &self.order)).expect("ours");
+        let written = fs::write(&beside, orders.to_string());
+        written.and_then(|()| fs::rename(beside, &self.order)).expect("the folder is ours");
     }
 
     fn lift(&self) {
@@ -139,7 +147,8 @@ fn ask_for(world: &World, fault: &str, verb: &str) -> Option<String> {
     }
     let (path, body) = match verb {
         "launch" | "inspect-image" => action("start"),
-        "power-button" => action("stop"),
+        // Whose guest is looked at until it is off, and whose machine then ended.
+        "power-button" | "sight" | "quit" => action("stop"),
         "kill" | "pause" | "resume" | "reset" => action(verb),
         "attach-disk" => (format!("{disk_path}/attach"), attach),
         "detach-disk" => (format!("{disk_path}/detach"), NO_BODY),
@@ -285,6 +294,37 @@ fn an_end_that_goes_wrong_keeps_no_daemon_from_ending() {
         assert!(status.success(), "{fault}: {status}");
         world.lift();
         world.daemon.restart();
+        world.assert_recovered();
+    }
+}
+
+#[test]
+fn a_new_instance_that_goes_wrong_as_it_finds_machines_again_is_followed_by_one_that_does_not() {
+    let world = World::new("");
+    let vm = world.daemon.new_vm("tiny");
+    world.daemon.act(&vm, "start");
+    let since = world.daemon.log().len();
+    let order = |fault, verb| json!({"fault": fault, "verb": verb});
+    world.order_all(&json!([order("abort", "pause"), order("panic", "reattach")]));
+    let paused = world.daemon.post(&format!("/vms/{vm}/actions/pause"), &NO_BODY);
+    failed_with(&world.daemon, &paused).expect("it cannot succeed");
+    world.told("told to panic in `reattach`", "reattach", since);
+    world.lift();
+    world.assert_recovered();
+    world.daemon.act(&vm, "pause");
+}
+
+#[test]
+fn a_backend_that_cannot_be_probed_is_used_all_the_same_where_it_is_asked_for() {
+    let mut world = World::new("");
+    for (fault, told) in [("panic", "told to panic in `probe`"), ("error", "`probe` fails")] {
+        world.daemon.terminate();
+        world.order(fault, "probe");
+        world.daemon.restart();
+        let backend = world.backend();
+        assert_eq!(backend["usable"], false, "{backend}");
+        assert!(text(&backend, "reason").contains(told), "{backend}");
+        world.lift();
         world.assert_recovered();
     }
 }

@@ -41,6 +41,12 @@ fn run_in(folder: &Path, program: &str, arguments: &[&str]) -> String {
     succeeds(&command.output().unwrap_or_else(|error| panic!("{program}: {error}")))
 }
 
+/// It holds the contract as it is: what its README promises.
+fn is_sound(file: &Path) {
+    let file = file.to_str().expect("it is named in ASCII");
+    succeeds(&vman(&["plugin", "check", file, "--guest-obeys"]));
+}
+
 /// A VM's whole life with the plugin that is this file.
 fn runs_a_machine(file: &Path) {
     let plugins = PluginFolder::new();
@@ -68,7 +74,9 @@ fn a_new_plugin_in_c_builds_without_a_warning_and_runs_machines() {
     let said = written("c", &folder);
     assert!(said.contains("make"), "{said}");
     run_in(&folder, "make", &["CFLAGS=-O2 -Werror"]);
-    runs_a_machine(&folder.join(format!("{NAME}.so")));
+    let file = folder.join(format!("{NAME}.so"));
+    is_sound(&file);
+    runs_a_machine(&file);
 }
 
 #[test]
@@ -86,6 +94,7 @@ fn a_new_plugin_in_rust_builds_without_a_warning_passes_its_tests_and_runs_machi
     run_in(&folder, &cargo, &["build", "--offline", "--lib"]);
     let file = format!("libvman_plugin_{}.so", NAME.replace('-', "_"));
     let built: PathBuf = Path::new(BUILT).join("scaffold-target/debug").join(file);
+    is_sound(&built);
     runs_a_machine(&built);
     fs::remove_dir_all(folder).expect("it is ours");
 }

@@ -19,8 +19,9 @@ const SLOW: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
-    always: Option<Order>,
-    /// A file with such an order, as JSON, which may come, change and go at any time.
+    #[serde(default)]
+    always: Vec<Order>,
+    /// A file with such a list, as JSON, which may come, change and go at any time.
     told_in: Option<PathBuf>,
 }
 
@@ -79,9 +80,10 @@ impl Settings {
 
     fn fault_of(&self, verb: &str) -> Option<Fault> {
         let told = || fs::read(self.told_in.as_ref()?).ok();
-        let told = told().and_then(|json| serde_json::from_slice(&json).ok());
-        let orders = self.always.clone().into_iter().chain(told);
-        orders.filter(|order: &Order| order.verb == verb).map(|order| order.fault).next()
+        let told: Option<Vec<Order>> = told().and_then(|json| serde_json::from_slice(&json).ok());
+        let told = told.unwrap_or_default();
+        let mut orders = self.always.iter().chain(&told);
+        orders.find(|order| order.verb == verb).map(|order| order.fault)
     }
 }
 
