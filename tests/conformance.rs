@@ -8,8 +8,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use serde_json::Value;
-use vman_tests::{guest, plugins, program, program_with_points, tally, text};
+use serde_json::{Value, json};
+use vman_tests::{
+    broken_plugin, guest, plugins, program, program_with_points, tally, text, unusual_plugin,
+};
 
 /// A backend of ours: its file, and why a case may be skipped of it.
 struct Ours {
@@ -65,7 +67,7 @@ fn check<A: AsRef<OsStr>>(vman: PathBuf, target: &OsStr, arguments: &[A]) -> Out
     command.output().expect("the program can be started")
 }
 
-fn json(output: &Output) -> Value {
+fn read(output: &Output) -> Value {
     let said = String::from_utf8_lossy(&output.stderr);
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
         panic!("{error}: {}{said}", String::from_utf8_lossy(&output.stdout))
@@ -112,13 +114,13 @@ fn every_backend_of_ours_holds_the_contract_in_every_mode() {
         let mut cells = vec![];
         match ours.linked {
             Some(vman) => {
-                let checked = json(&check::<&str>(vman(), ours.name.as_ref(), &[]));
+                let checked = read(&check::<&str>(vman(), ours.name.as_ref(), &[]));
                 cells.push(cell(ours, &checked["checks"][0]));
             }
             None => cells.push(Ok("not linked".to_owned())),
         }
         let file = plugins().join(ours.file);
-        let checked = json(&check::<&str>(program(), file.as_os_str(), &[]));
+        let checked = read(&check::<&str>(program(), file.as_os_str(), &[]));
         cells.extend(checked["checks"].as_array().expect("a list").iter().map(|c| cell(ours, c)));
         assert_eq!(cells.len(), 3, "{checked:#}");
         let mut row = format!("{:<16}", ours.name);
@@ -155,7 +157,7 @@ fn a_case_that_is_not_there_and_a_backend_that_is_not_are_told_with_the_nearest(
 fn one_odd_request_is_made_again_and_shown() {
     let twice = [0, 1].map(|_| {
         let output = check(program(), "dry-run".as_ref(), &["--reproduce", "7:61"]);
-        let checked = json(&output);
+        let checked = read(&output);
         assert!(output.status.success(), "{checked:#}");
         let reports = checked["checks"][0]["reports"].as_array().expect("a list").clone();
         assert_eq!(reports.len(), 1, "{reports:#?}");
@@ -173,7 +175,7 @@ fn a_file_that_is_no_plugin_is_refused_by_name() {
     let file = folder.path().join("none.so");
     fs::write(&file, "none").expect("the folder is ours");
     let output = check::<&str>(program(), file.as_os_str(), &[]);
-    let checked = json(&output);
+    let checked = read(&output);
     assert_eq!((output.status.code(), checked["failed"].as_u64()), (Some(1), Some(2)));
     for check in checked["checks"].as_array().expect("a list") {
         let [report] = &check["reports"].as_array().expect("a list")[..] else {
@@ -182,4 +184,94 @@ fn a_file_that_is_no_plugin_is_refused_by_name() {
         assert_eq!((text(report, "case"), text(report, "verdict")), ("loading", "failed"));
         assert!(text(report, "why").contains("none.so"), "{report:#}");
     }
+}
+
+/// What is told of a plugin that is broken.
+const BROKEN: [(&str, &str); 20] = [
+    ("wrong-magic.so", "begins with"),
+    ("wrong-major.so", "ABI version 2"),
+    ("truncated-table.so", "24 bytes"),
+    ("missing-function.so", "`cancel`"),
+    ("null-table.so", "no table"),
+    ("manifest-not-json.so", "manifest"),
+    ("manifest-bad-name.so", "No such name"),
+    ("no-entry.so", "`vman_plugin_entry`"),
+    ("aborts-at-load.so", "SIGABRT"),
+    ("exits-at-load.so", "its process ended by exit status"),
+    ("create-crashes.so", "SIGABRT"),
+    ("create-fails-silently.so", "does not parse"),
+    ("submit-crashes.so", "its process ended by signal"),
+    ("submit-refuses.so", "status 7"),
+    ("answers-garbage.so", "does not parse"),
+    ("answers-too-long.so", "longer"),
+    ("answers-with-a-strange-status.so", "it is strange"),
+    ("answers-twice.so", "dropped"),
+    ("answers-strangers.so", "dropped"),
+    ("floods-events.so", "dropped"),
+];
+/// Of cases that need no machine.
+const WITHOUT_MACHINES: [&str; 4] =
+    ["--only", "an-empty-folder-has-no-machines", "--only", "probe-gives-its-reason"];
+
+/// All that is told of the cases that failed.
+fn told_bad(checked: &Value) -> String {
+    let checks = checked["checks"].as_array().expect("a list").iter();
+    let bad = checks.flat_map(|check| of(check, |word| word != "passed" && word != "skipped"));
+    bad.map(|report| format!("{report}\n")).collect()
+}
+
+#[test]
+fn what_is_broken_fails_the_check_by_name_and_ends_nothing_else() {
+    let in_process: Vec<&str> = [&["--mode", "in-process"][..], &WITHOUT_MACHINES].concat();
+    for (file, told) in BROKEN {
+        let output = check(program(), broken_plugin(file).as_os_str(), &in_process);
+        let bad = told_bad(&read(&output));
+        assert_eq!(output.status.code(), Some(1), "{file}: {bad}");
+        assert!(bad.contains(told), "{file}: {told} in {bad}");
+    }
+}
+
+#[test]
+fn a_verb_that_ends_its_process_fails_its_case_alone_in_either_mode() {
+    let file = unusual_plugin("libvman_plugin_faulty.so");
+    for (fault, in_process, isolated) in [
+        ("panic", "`panicked`", "`panicked`"),
+        ("abort", "SIGABRT", "SIGABRT"),
+        ("segfault", "SIGSEGV", "SIGSEGV"),
+        ("exit", "exit status: 0", "`crashed`"),
+    ] {
+        let settings = json!({"always": {"fault": fault, "verb": "pause"}}).to_string();
+        let cases = ["--only", "a-guest-pauses", "--only", "a-machine-lives-again"];
+        let arguments = [&["--settings", settings.as_str()][..], &cases].concat();
+        let output = check(program(), file.as_os_str(), &arguments);
+        let checked = read(&output);
+        assert_eq!((&checked["passed"], &checked["failed"]), (&json!(2), &json!(2)), "{checked:#}");
+        for (check, told) in
+            checked["checks"].as_array().expect("a list").iter().zip([in_process, isolated])
+        {
+            let [bad] = of(check, |word| word != "passed").collect::<Vec<_>>()[..] else {
+                panic!("{check:#}");
+            };
+            assert_eq!(text(bad, "case"), "a-guest-pauses-and-goes-on");
+            assert!(bad.to_string().contains(told), "{fault}: {told} in {bad:#}");
+        }
+    }
+}
+
+#[test]
+fn a_plugin_that_is_built_in_an_unusual_way_holds_the_contract_too() {
+    for file in [
+        "example-c-unoptimised.so",
+        "example-c-at-link-time.so",
+        "example-c-checked.so",
+        "libvman_plugin_faulty.so",
+    ] {
+        let arguments = ["--mode", "in-process"];
+        let checked = read(&check(program(), unusual_plugin(file).as_os_str(), &arguments));
+        assert_eq!(checked["failed"], json!(0), "{file}: {}", told_bad(&checked));
+        assert!(checked["passed"].as_u64() > Some(40), "{file}: {checked:#}");
+    }
+    let later = unusual_plugin("later-abi.so");
+    let checked = read(&check(program(), later.as_os_str(), &WITHOUT_MACHINES));
+    assert_eq!(checked["passed"], json!(4), "{}", told_bad(&checked));
 }
