@@ -2,7 +2,6 @@
 //! lets go stands in the machine's file, so that it does whether an instance is there or not.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -11,7 +10,8 @@ use vman_plugin::{
     ImageGrowth, ImageRef, Unplug,
 };
 
-use crate::{images, machines};
+use crate::machines::{self, Machines};
+use crate::{images, plan};
 
 /// One disk in `machine.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub(crate) struct Disk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Asked {
-    /// It lets go of it then, in milliseconds after 1970: past that the machine has it no more.
+    /// It lets go of it then, on the machine's clock: past that the machine has it no more.
     LeavesAt(u64),
     /// It does nothing about it, until it is reset.
     Ignored,
@@ -38,7 +38,8 @@ pub(crate) enum Asked {
 /// What a guest does that is asked for a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Guest {
-    LetsGoAfter(Duration),
+    /// Milliseconds.
+    LetsGoAfter(u64),
     Ignores,
     Refuses,
 }
@@ -49,18 +50,20 @@ impl Disk {
         Self { id, path, format, bus, asked: None }
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn has_left(&self, now_ms: u64) -> bool {
         matches!(self.asked, Some(Asked::LeavesAt(then)) if then <= now_ms)
     }
 }
 
 impl Asked {
-    /// How long the guest still has; `None` if it never lets go.
-    pub(crate) fn left(self) -> Option<Duration> {
+    /// When it lets go, in milliseconds of the machine's clock; `None` if it never does.
+    pub(crate) fn leaves_at(self) -> Option<u64> {
         match self {
-            Self::LeavesAt(then) => {
-                Some(Duration::from_millis(then.saturating_sub(machines::now_ms())))
-            }
+            Self::LeavesAt(then) => Some(then),
             Self::Ignored => None,
         }
     }
@@ -74,19 +77,14 @@ impl Asked {
     }
 }
 
-/// Is the image there, of this format, and no machine's?
-pub(crate) fn check_free(machines_dir: &Path, disk: &DiskSpec) -> Result<(), BackendError> {
-    images::inspect(&ImageRef { path: disk.path.clone(), format: disk.format })?;
-    check_unused(machines_dir, &disk.path)
+/// Is the image there, and of this format?
+pub(crate) fn check_image(disk: &DiskSpec) -> Result<(), BackendError> {
+    images::inspect(&ImageRef { path: disk.path.clone(), format: disk.format }).map(drop)
 }
 
-pub(crate) fn attach(
-    machines_dir: &Path,
-    directory: &Path,
-    attachment: &DiskAttachment,
-) -> Result<(), BackendError> {
+pub(crate) fn attach(machines: &Machines, attachment: &DiskAttachment) -> Result<(), BackendError> {
     let DiskAttachment { id, disk } = attachment;
-    machines::change(directory, *id, |content| {
+    machines.change(*id, |content, changing| {
         let disks = content.disks.get_or_insert_default();
         match disks.iter().find(|one| one.id == disk.id) {
             Some(Disk { asked: None, .. }) => return Ok(()),
@@ -96,7 +94,7 @@ pub(crate) fn attach(
             }
             None => {}
         }
-        check_free(machines_dir, disk)?;
+        changing.check_free(disk)?;
         disks.push(Disk::of(disk));
         Ok(())
     })
@@ -104,24 +102,27 @@ pub(crate) fn attach(
 
 /// Asks the guest for a disk; `None` if the machine, or the disk in it, is gone then.
 pub(crate) fn ask_for(
-    directory: &Path,
+    machines: &Machines,
     removal: &DiskRemoval,
     guest: Guest,
 ) -> Result<Option<Asked>, BackendError> {
-    let answer = match guest {
-        Guest::LetsGoAfter(wait) => Some(Asked::LeavesAt(machines::after(wait))),
-        Guest::Ignores => Some(Asked::Ignored),
-        Guest::Refuses => None,
-    };
     let DiskRemoval { id, disk, path: _ } = *removal;
-    let asked = machines::change(directory, id, |content| {
+    let asked = machines.change(id, |content, changing| {
+        let delay_ms = plan::unplug_delay(&content.faults, changing.now);
         let disks = content.disks.iter_mut().flatten();
         let Some(found) = disks.into_iter().find(|one| one.id == disk) else {
             return Ok(None);
         };
-        let Some(answer) = answer else {
-            let why = "the guest will not let go of it";
-            return Err(error(ErrorCode::Refused, id, disk, why));
+        let answer = match (guest, delay_ms) {
+            (Guest::LetsGoAfter(wait_ms), Some(delay_ms)) => {
+                let wait_ms = wait_ms.saturating_add(delay_ms);
+                Asked::LeavesAt(changing.now.saturating_add(wait_ms))
+            }
+            (Guest::LetsGoAfter(_), None) | (Guest::Ignores, _) => Asked::Ignored,
+            (Guest::Refuses, _) => {
+                let why = "the guest will not let go of it";
+                return Err(error(ErrorCode::Refused, id, disk, why));
+            }
         };
         let asked = found.asked.map_or(answer, |before| before.sooner(answer));
         found.asked = Some(asked);
@@ -131,8 +132,8 @@ pub(crate) fn ask_for(
 }
 
 /// What has become of a disk that the guest was asked for.
-pub(crate) fn unplug(directory: &Path, removal: &DiskRemoval) -> Result<Unplug, BackendError> {
-    let unplug = machines::change(directory, removal.id, |content| {
+pub(crate) fn unplug(machines: &Machines, removal: &DiskRemoval) -> Result<Unplug, BackendError> {
+    let unplug = machines.change(removal.id, |content, _| {
         let mut disks = content.disks.iter().flatten();
         let there = disks.any(|disk| disk.id == removal.disk);
         Ok(if there { Unplug::Waiting } else { Unplug::Done })
@@ -148,37 +149,14 @@ fn unless_gone<T>(result: Result<T, BackendError>, gone: T) -> Result<T, Backend
 }
 
 /// Makes the image of a machine's disk larger.
-pub(crate) fn grow(directory: &Path, growth: &DiskGrowth) -> Result<(), BackendError> {
+pub(crate) fn grow(machines: &Machines, growth: &DiskGrowth) -> Result<(), BackendError> {
     let DiskGrowth { id, disk, virtual_size } = *growth;
-    let content = machines::content(directory)?.ok_or_else(|| machines::gone(id))?;
+    let content = machines.content(id)?.ok_or_else(|| machines::gone(id))?;
     let disks = content.disks.unwrap_or_default();
     let Some(Disk { path, format, .. }) = disks.into_iter().find(|one| one.id == disk) else {
         return Err(error(ErrorCode::NotFound, id, disk, "it has no such disk"));
     };
     images::grow(&ImageGrowth { path, format, virtual_size })
-}
-
-/// Makes an image larger that no machine has.
-pub(crate) fn grow_image(machines_dir: &Path, growth: &ImageGrowth) -> Result<(), BackendError> {
-    check_unused(machines_dir, &growth.path)?;
-    images::grow(growth)
-}
-
-/// Each machine is looked at anew: nobody else knows who has what.
-fn check_unused(machines_dir: &Path, image: &Path) -> Result<(), BackendError> {
-    for (id, directory) in machines::directories(machines_dir)? {
-        // Of one whose file does not parse nothing is known.
-        let Ok(Some(content)) = machines::content(&directory) else { continue };
-        if content.disks.unwrap_or_default().iter().any(|disk| disk.path == image) {
-            let why = format!(
-                "the image {} is in use by the simulated machine {id}; \
-                 detach it there or end that machine",
-                image.display()
-            );
-            return Err(BackendError::new(ErrorCode::Conflict, why));
-        }
-    }
-    Ok(())
 }
 
 fn error(code: ErrorCode, machine: Uuid, disk: Uuid, why: &str) -> BackendError {

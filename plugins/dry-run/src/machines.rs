@@ -1,251 +1,420 @@
-//! Simulated machines: what is on the disk of each, and what that means. A machine lives as long
-//! as its `machine.json`; nothing is kept in memory. Its own disks are in `disks`.
+//! Simulated machines: what is done with the files of each. A machine lives as long as its
+//! `machine.json`, or until the crash that its plan has; what is kept in memory is only what was
+//! read. Its disks are in `disks`, what its files mean in `content`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use uuid::Uuid;
 use vman_plugin::{
-    BackendError, Control, ErrorCode, ExitCause, Machine, MachineSighting, MachineSpec, RunState,
+    BackendError, Control, ErrorCode, Machine, MachineSighting, MachineSpec, RunState,
 };
 
+use crate::cache::{self, Cache, Found, MACHINE_FILE, SHUTDOWN_FILE};
+use crate::clock::Clock;
+use crate::content::{Content, End};
 use crate::disks::{self, Disk};
 use crate::files;
+use crate::plan::{self, Planned};
 
-/// There while the machine runs.
-const MACHINE_FILE: &str = "machine.json";
-/// There once the power button was pressed and heard: when the guest is off, in milliseconds
-/// after 1970. Apart from the machine's file, which a pressed button thus never brings back.
-const SHUTDOWN_FILE: &str = "machine.shutdown";
 /// How the machine ended, for who watched it: an [`End`] as JSON. Whoever deletes the machine's
 /// file may write this one before.
 const END_FILE: &str = "machine.end";
 /// How often the machine was started. Stays when it ends.
 const STARTS_FILE: &str = "machine.starts";
-/// Directories looked at in one survey.
-const MAX_MACHINES: usize = 100_000;
 
-/// What `machine.json` holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Content {
-    id: Uuid,
-    /// What the guest does, until it hears its power button.
-    state: RunState,
-    /// How often it has been started, this time included.
-    starts: u64,
-    /// How often it was reset since it was started.
-    #[serde(default)]
-    resets: u64,
-    /// Absent: not known.
-    #[serde(default)]
-    pub(crate) disks: Option<Vec<Disk>>,
+/// The machines below one folder, on one clock.
+#[derive(Debug)]
+pub(crate) struct Machines {
+    dir: PathBuf,
+    clock: Clock,
+    /// Held for every change of a file, and for each machine that is looked at.
+    cache: Mutex<Cache>,
 }
 
-impl Content {
-    /// Without the disks that have left it by now.
-    fn now(mut self) -> Self {
-        let now = now_ms();
-        if let Some(disks) = &mut self.disks {
-            disks.retain(|disk| !disk.has_left(now));
+/// A living machine as it was looked at.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    pub(crate) sighting: MachineSighting,
+    pub(crate) plan: Vec<Planned>,
+}
+
+impl Machines {
+    pub(crate) fn new(dir: PathBuf, clock: Clock) -> Self {
+        Self { dir, clock, cache: Mutex::default() }
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(crate) fn directory(&self, id: Uuid) -> PathBuf {
+        self.dir.join(id.to_string())
+    }
+
+    /// `plan` is asked for what is to go wrong with the start of this number, from 1.
+    pub(crate) fn launch(
+        &self,
+        spec: &MachineSpec,
+        plan: impl FnOnce(u64, u64) -> Vec<Planned>,
+    ) -> Result<(), BackendError> {
+        let directory = &spec.directory;
+        if *directory != self.directory(spec.id) {
+            let why = format!("it must be {}/{}", self.dir.display(), spec.id);
+            return Err(error(ErrorCode::Invalid, directory, &why));
         }
-        self
-    }
-}
-
-/// What `machine.end` holds.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct End {
-    pub(crate) cause: ExitCause,
-    #[serde(default)]
-    pub(crate) detail: String,
-}
-
-pub(crate) fn launch(machines_dir: &Path, spec: &MachineSpec) -> Result<(), BackendError> {
-    let directory = &spec.directory;
-    if *directory != machines_dir.join(spec.id.to_string()) {
-        let why = format!("it must be {}/{}", machines_dir.display(), spec.id);
-        return Err(error(ErrorCode::Invalid, directory, &why));
-    }
-    if directory.join(MACHINE_FILE).exists() {
-        return Ok(());
-    }
-    for disk in &spec.disks {
-        disks::check_free(machines_dir, disk)?;
-    }
-    let starts = 1 + starts(directory);
-    let disks = Some(spec.disks.iter().map(Disk::of).collect());
-    let content = Content { id: spec.id, state: RunState::Running, starts, resets: 0, disks };
-    remove(directory, SHUTDOWN_FILE)?;
-    remove(directory, END_FILE)?;
-    write(directory, STARTS_FILE, starts.to_string().as_bytes())?;
-    write(directory, MACHINE_FILE, &json(&content))
-}
-
-/// `None` if the machine is gone.
-pub(crate) fn sight(directory: &Path, id: Uuid) -> Result<Option<MachineSighting>, BackendError> {
-    let machine = Machine { id, process: None };
-    let (control, disks) = match read_content(directory)? {
-        None => return Ok(None),
-        Some(Ok(content)) => {
-            let run_state = run_state(directory, &content)?;
-            (Control::Connected { run_state }, content.now().disks)
+        let now = self.clock.now_ms();
+        let mut cache = self.cache();
+        if self.living(&mut cache, spec.id, now)?.is_some() {
+            return Ok(());
         }
-        Some(Err(reason)) => (Control::Unreachable { reason }, None),
-    };
-    let disks = disks.map(|disks| disks.iter().map(|disk| disk.id).collect());
-    Ok(Some(MachineSighting { machine, control, age_ms: 0, disks }))
-}
+        for disk in &spec.disks {
+            self.check_free(&mut cache, disk, now)?;
+        }
+        let starts = 1 + starts(directory);
+        let content = Content {
+            id: spec.id,
+            state: RunState::Running,
+            starts,
+            resets: 0,
+            disks: Some(spec.disks.iter().map(Disk::of).collect()),
+            faults: plan(starts, now),
+        };
+        remove(directory, SHUTDOWN_FILE)?;
+        remove(directory, END_FILE)?;
+        write(directory, STARTS_FILE, starts.to_string().as_bytes())?;
+        write(directory, MACHINE_FILE, &json(&content))?;
+        self.found(&mut cache, spec.id).map(drop)
+    }
 
-/// What the machine has now; `None` if it is gone. An error if its file does not parse.
-pub(crate) fn content(directory: &Path) -> Result<Option<Content>, BackendError> {
-    Ok(parsed(directory)?.map(Content::now))
-}
+    /// Which start the next one is, from 1.
+    pub(crate) fn next_start(&self, id: Uuid) -> u64 {
+        1 + starts(&self.directory(id))
+    }
 
-/// Changes a living machine, and forgets the disks that have left it. It is not written to where
-/// `how` fails or nothing changes, and not brought back where somebody deletes it meanwhile.
-pub(crate) fn change<T>(
-    directory: &Path,
-    id: Uuid,
-    how: impl FnOnce(&mut Content) -> Result<T, BackendError>,
-) -> Result<T, BackendError> {
-    let before = parsed(directory)?.ok_or_else(|| gone(id))?;
-    let mut content = before.clone().now();
-    let done = how(&mut content)?;
-    if content != before {
-        let path = directory.join(MACHINE_FILE);
-        let replaced =
-            files::beside(&path, &json(&content)).and_then(|file| files::replace(&path, file));
-        if !replaced.map_err(|why| error(ErrorCode::Failed, &path, &why.to_string()))? {
+    /// `None` if the machine is gone.
+    pub(crate) fn sight(&self, id: Uuid) -> Result<Option<MachineSighting>, BackendError> {
+        Ok(self.look(id)?.map(|looked| looked.sighting))
+    }
+
+    /// As [`sight`](Self::sight), and what is to go wrong with the machine.
+    pub(crate) fn look(&self, id: Uuid) -> Result<Option<Looked>, BackendError> {
+        let now = self.clock.now_ms();
+        let mut cache = self.cache();
+        Ok(self.living(&mut cache, id, now)?.map(|found| looked(id, found, now)))
+    }
+
+    /// Sorted by id.
+    pub(crate) fn survey(&self) -> Result<Vec<MachineSighting>, BackendError> {
+        let now = self.clock.now_ms();
+        let ids = cache::ids(&self.dir).map_err(|why| self.unreadable(&why))?;
+        let mut machines = Vec::new();
+        for id in ids {
+            // Let go in between, so that no verb waits for them all.
+            let mut cache = self.cache();
+            let living = self.living(&mut cache, id, now)?;
+            machines.extend(living.map(|found| looked(id, found, now).sighting));
+        }
+        self.cache().is_whole();
+        Ok(machines)
+    }
+
+    /// What the machine has now; `None` if it is gone. An error if its file does not parse.
+    pub(crate) fn content(&self, id: Uuid) -> Result<Option<Content>, BackendError> {
+        let now = self.clock.now_ms();
+        let mut cache = self.cache();
+        let Some(found) = self.living(&mut cache, id, now)? else { return Ok(None) };
+        Ok(Some(self.parsed(id, found)?.clone().now(now)))
+    }
+
+    /// Changes a living machine that answers, and forgets the disks that have left it. It is not
+    /// written to where `how` fails or nothing changes, and not brought back where somebody deletes
+    /// it meanwhile.
+    pub(crate) fn change<T>(
+        &self,
+        id: Uuid,
+        how: impl FnOnce(&mut Content, &mut Changing<'_>) -> Result<T, BackendError>,
+    ) -> Result<T, BackendError> {
+        let now = self.clock.now_ms();
+        let mut cache = self.cache();
+        let found = self.living(&mut cache, id, now)?.ok_or_else(|| gone(id))?;
+        let before = self.parsed(id, found)?.clone();
+        if plan::hangs(&before.faults, now).is_some() {
+            return Err(hangs(id));
+        }
+        let run_state = before.run_state(found.off_at, now);
+        let mut content = before.clone().now(now);
+        let mut changing = Changing { machines: self, cache: &mut cache, run_state, now };
+        let done = how(&mut content, &mut changing)?;
+        if content != before && !self.replace(&mut cache, id, &content)? {
             return Err(gone(id));
         }
+        Ok(done)
     }
-    Ok(done)
-}
 
-/// A guest that does not run anyway is halted already.
-pub(crate) fn pause(directory: &Path, id: Uuid) -> Result<(), BackendError> {
-    change(directory, id, |content| {
-        if run_state(directory, content)? == RunState::Running {
-            content.state = RunState::Paused;
-        }
-        Ok(())
-    })
-}
+    /// False if the machine's file is gone, and then none is made.
+    fn replace(
+        &self,
+        cache: &mut Cache,
+        id: Uuid,
+        content: &Content,
+    ) -> Result<bool, BackendError> {
+        let path = self.directory(id).join(MACHINE_FILE);
+        let replaced =
+            files::beside(&path, &json(content)).and_then(|file| files::replace(&path, file));
+        let replaced = replaced.map_err(|why| unusable(&path, &why))?;
+        self.found(cache, id)?;
+        Ok(replaced)
+    }
 
-pub(crate) fn resume(directory: &Path, id: Uuid) -> Result<(), BackendError> {
-    change(directory, id, |content| match run_state(directory, content)? {
-        RunState::Running => Ok(()),
-        RunState::Paused | RunState::IoError => {
-            content.state = RunState::Running;
+    /// A guest that does not run anyway is halted already.
+    pub(crate) fn pause(&self, id: Uuid) -> Result<(), BackendError> {
+        self.change(id, |content, now| {
+            if now.run_state == RunState::Running {
+                content.state = RunState::Paused;
+            }
             Ok(())
-        }
-        state @ (RunState::GuestShutdown
-        | RunState::GuestPanicked
-        | RunState::InternalError
-        | RunState::Other) => {
-            let why = format!("a guest in the state {state:?} cannot go on; reset it, or end it");
-            Err(error(ErrorCode::Failed, directory, &why))
-        }
-    })
-}
+        })
+    }
 
-/// A guest boots again, unless it is halted. Disks it was asked for are given back.
-pub(crate) fn reset(directory: &Path, id: Uuid) -> Result<(), BackendError> {
-    change(directory, id, |content| {
-        if content.state != RunState::Paused {
-            content.state = RunState::Running;
+    pub(crate) fn resume(&self, id: Uuid) -> Result<(), BackendError> {
+        self.change(id, |content, now| match now.run_state {
+            RunState::Running => Ok(()),
+            RunState::Paused | RunState::IoError => {
+                content.state = RunState::Running;
+                Ok(())
+            }
+            state @ (RunState::GuestShutdown
+            | RunState::GuestPanicked
+            | RunState::InternalError
+            | RunState::Other) => {
+                let why =
+                    format!("a guest in the state {state:?} cannot go on; reset it, or end it");
+                Err(error(ErrorCode::Failed, &self.directory(id), &why))
+            }
+        })
+    }
+
+    /// A guest boots again, unless it is halted. Disks it was asked for are given back.
+    pub(crate) fn reset(&self, id: Uuid) -> Result<(), BackendError> {
+        self.change(id, |content, now| {
+            if content.state != RunState::Paused {
+                content.state = RunState::Running;
+            }
+            content.resets += 1;
+            plan::forget_panics(&mut content.faults, now.now);
+            if let Some(disks) = &mut content.disks {
+                disks.retain(|disk| disk.asked.is_none());
+            }
+            Ok(())
+        })?;
+        remove(&self.directory(id), SHUTDOWN_FILE)
+    }
+
+    /// The guest is off after `wait_ms`; without, it does not listen. When it is off, if it will.
+    pub(crate) fn press_power_button(
+        &self,
+        id: Uuid,
+        wait_ms: Option<u64>,
+    ) -> Result<Option<u64>, BackendError> {
+        let now = self.clock.now_ms();
+        let mut cache = self.cache();
+        let found = self.living(&mut cache, id, now)?.ok_or_else(|| gone(id))?;
+        if found.content.is_ok_and(|content| plan::hangs(&content.faults, now).is_some()) {
+            return Err(hangs(id));
         }
-        content.resets += 1;
-        if let Some(disks) = &mut content.disks {
-            disks.retain(|disk| disk.asked.is_none());
+        let Some(wait_ms) = wait_ms else { return Ok(None) };
+        if found.off_at.is_some() {
+            return Ok(found.off_at);
+        }
+        let off_at = now.saturating_add(wait_ms);
+        write(&self.directory(id), SHUTDOWN_FILE, off_at.to_string().as_bytes())?;
+        Ok(Some(off_at))
+    }
+
+    /// Through its control channel, which one that hangs does not answer.
+    pub(crate) fn quit(&self, id: Uuid) -> Result<(), BackendError> {
+        self.end(id, true)
+    }
+
+    pub(crate) fn kill(&self, id: Uuid) -> Result<(), BackendError> {
+        self.end(id, false)
+    }
+
+    fn end(&self, id: Uuid, asks: bool) -> Result<(), BackendError> {
+        let now = self.clock.now_ms();
+        let mut cache = self.cache();
+        let end = match self.found(&mut cache, id)? {
+            None => return remove(&self.directory(id), SHUTDOWN_FILE),
+            Some(Found { content: Ok(content), off_at }) => {
+                match plan::crash(&content.faults, now) {
+                    Some(cause) => End::crashed(cause),
+                    None if asks && plan::hangs(&content.faults, now).is_some() => {
+                        return Err(hangs(id));
+                    }
+                    None => End::of(content.run_state(off_at, now)),
+                }
+            }
+            Some(Found { content: Err(_), .. }) => End::of(RunState::Other),
+        };
+        self.put_away(&mut cache, id, &end)
+    }
+
+    /// Lets come true what the plan of a machine has for now and what does not come by itself.
+    pub(crate) fn carry_out_plan(&self, id: Uuid) -> Result<(), BackendError> {
+        let now = self.clock.now_ms();
+        let mut cache = self.cache();
+        let found = self.found(&mut cache, id)?;
+        let Some(Found { content: Ok(content), .. }) = found else { return Ok(()) };
+        if let Some(cause) = plan::crash(&content.faults, now) {
+            return self.put_away(&mut cache, id, &End::crashed(cause));
+        }
+        let mut changed = content.clone();
+        let lost = plan::take_losses(&mut changed.faults, now);
+        if lost.is_empty() {
+            return Ok(());
+        }
+        for disk in lost {
+            if let Some(disk) = changed.disks.iter().flatten().nth(disk) {
+                files::remove(disk.path()).map_err(|why| unusable(disk.path(), &why))?;
+            }
+        }
+        // Afterwards: whoever is killed in between loses the image once more, which is once.
+        self.replace(&mut cache, id, &changed).map(drop)
+    }
+
+    fn put_away(&self, cache: &mut Cache, id: Uuid, end: &End) -> Result<(), BackendError> {
+        let directory = self.directory(id);
+        write(&directory, END_FILE, &json(end))?;
+        remove(&directory, MACHINE_FILE)?;
+        remove(&directory, SHUTDOWN_FILE)?;
+        self.found(cache, id).map(drop)
+    }
+
+    /// How a machine that is gone has ended, as far as that was left behind.
+    pub(crate) fn how_it_ended(&self, id: Uuid) -> End {
+        match read(&self.directory(id), END_FILE) {
+            Ok(Some(json)) => serde_json::from_slice(&json).unwrap_or_else(|why| {
+                End::unknown(format!("its {END_FILE} does not parse: {why}"))
+            }),
+            Ok(None) => End::unknown(format!("its {MACHINE_FILE} was removed")),
+            Err(why) => End::unknown(why.message),
+        }
+    }
+
+    /// Is the image there, of this format, and no machine's?
+    fn check_free(
+        &self,
+        cache: &mut Cache,
+        disk: &vman_plugin::DiskSpec,
+        now: u64,
+    ) -> Result<(), BackendError> {
+        disks::check_image(disk)?;
+        self.check_unused(cache, &disk.path, now)
+    }
+
+    /// Makes an image larger that no machine has.
+    pub(crate) fn grow_unused(
+        &self,
+        image: &Path,
+        grow: impl FnOnce() -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        let now = self.clock.now_ms();
+        let mut cache = self.cache();
+        self.check_unused(&mut cache, image, now)?;
+        grow()
+    }
+
+    fn check_unused(&self, cache: &mut Cache, image: &Path, now: u64) -> Result<(), BackendError> {
+        let users = cache.users(&self.dir, image).map_err(|why| self.unreadable(&why))?;
+        for id in users {
+            // Of one whose file does not parse nothing is known.
+            let Some(Found { content: Ok(content), .. }) = self.living(cache, id, now)? else {
+                continue;
+            };
+            if content.has(now).any(|disk| disk.path() == image) {
+                let why = format!(
+                    "the image {} is in use by the simulated machine {id}; \
+                     detach it there or end that machine",
+                    image.display()
+                );
+                return Err(BackendError::new(ErrorCode::Conflict, why));
+            }
         }
         Ok(())
-    })?;
-    remove(directory, SHUTDOWN_FILE)
+    }
+
+    /// `None` if its file is gone, or its crash is due.
+    fn living<'c>(
+        &self,
+        cache: &'c mut Cache,
+        id: Uuid,
+        now: u64,
+    ) -> Result<Option<Found<'c>>, BackendError> {
+        let found = self.found(cache, id)?;
+        Ok(found.filter(|found| {
+            found.content.map_or(true, |content| plan::crash(&content.faults, now).is_none())
+        }))
+    }
+
+    fn found<'c>(&self, cache: &'c mut Cache, id: Uuid) -> Result<Option<Found<'c>>, BackendError> {
+        let found = cache.look(&self.dir, id);
+        found.map_err(|why| unusable(&self.directory(id).join(MACHINE_FILE), &why))
+    }
+
+    fn parsed<'c>(&self, id: Uuid, found: Found<'c>) -> Result<&'c Content, BackendError> {
+        let content = found.content;
+        content.map_err(|why| error(ErrorCode::Failed, &self.directory(id), why))
+    }
+
+    fn unreadable(&self, why: &std::io::Error) -> BackendError {
+        let what = format!("the machines folder {} cannot be read: {why}", self.dir.display());
+        BackendError::new(ErrorCode::Failed, what)
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        // What was read is looked at again before it is used.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// The guest is off after `wait`; without, it does not listen.
-pub(crate) fn press_power_button(
-    directory: &Path,
-    id: Uuid,
-    wait: Option<Duration>,
-) -> Result<(), BackendError> {
-    if read(directory, MACHINE_FILE)?.is_none() {
-        return Err(gone(id));
+/// A machine that is being changed.
+pub(crate) struct Changing<'m> {
+    machines: &'m Machines,
+    cache: &'m mut Cache,
+    pub(crate) run_state: RunState,
+    pub(crate) now: u64,
+}
+
+impl Changing<'_> {
+    /// Is the image there, of this format, and no machine's?
+    pub(crate) fn check_free(&mut self, disk: &vman_plugin::DiskSpec) -> Result<(), BackendError> {
+        self.machines.check_free(self.cache, disk, self.now)
     }
-    match wait {
-        Some(wait) if read(directory, SHUTDOWN_FILE)?.is_none() => {
-            write(directory, SHUTDOWN_FILE, after(wait).to_string().as_bytes())
+}
+
+fn looked(id: Uuid, found: Found<'_>, now: u64) -> Looked {
+    let machine = Machine { id, process: None };
+    let seen = |control, age_ms, disks| MachineSighting { machine, control, age_ms, disks };
+    let content = match found.content {
+        Ok(content) => content,
+        Err(why) => {
+            let control = Control::Unreachable { reason: why.to_owned() };
+            return Looked { sighting: seen(control, 0, None), plan: Vec::new() };
         }
-        Some(_) | None => Ok(()),
-    }
-}
-
-pub(crate) fn end(directory: &Path) -> Result<(), BackendError> {
-    let guest = match read_content(directory)? {
-        None => return remove(directory, SHUTDOWN_FILE),
-        Some(Ok(content)) => run_state(directory, &content)?,
-        Some(Err(_)) => RunState::Other,
     };
-    let (cause, detail) = match guest {
-        RunState::GuestShutdown => (ExitCause::GuestShutdown, "the guest had powered itself off"),
-        RunState::GuestPanicked => (ExitCause::GuestPanic, "the guest had panicked"),
-        RunState::Running
-        | RunState::Paused
-        | RunState::IoError
-        | RunState::InternalError
-        | RunState::Other => (ExitCause::Asked, "it was asked to end"),
-    };
-    let detail = detail.to_owned();
-    write(directory, END_FILE, &json(&End { cause, detail }))?;
-    remove(directory, MACHINE_FILE)?;
-    remove(directory, SHUTDOWN_FILE)
-}
-
-/// How a machine that is gone has ended, as far as that was left behind.
-pub(crate) fn how_it_ended(directory: &Path) -> End {
-    let unknown = |detail: String| End { cause: ExitCause::Unknown, detail };
-    match read(directory, END_FILE) {
-        Ok(Some(json)) => serde_json::from_slice(&json)
-            .unwrap_or_else(|why| unknown(format!("its {END_FILE} does not parse: {why}"))),
-        Ok(None) => unknown(format!("its {MACHINE_FILE} was removed")),
-        Err(why) => unknown(why.message),
+    let plan = content.faults.clone();
+    if let Some(since) = plan::hangs(&plan, now) {
+        let reason = "it hangs, as the dry-run settings ask".to_owned();
+        let sighting = seen(Control::Unreachable { reason }, now.saturating_sub(since), None);
+        return Looked { sighting, plan };
     }
-}
-
-/// Sorted by id.
-pub(crate) fn survey(machines_dir: &Path) -> Result<Vec<MachineSighting>, BackendError> {
-    let mut machines = Vec::new();
-    for (id, directory) in directories(machines_dir)? {
-        machines.extend(sight(&directory, id)?);
-    }
-    Ok(machines)
-}
-
-/// Where machines may be, sorted by id.
-pub(crate) fn directories(machines_dir: &Path) -> Result<Vec<(Uuid, PathBuf)>, BackendError> {
-    let unreadable = |why: std::io::Error| {
-        BackendError::new(
-            ErrorCode::Failed,
-            format!("the machines folder {} cannot be read: {why}", machines_dir.display()),
-        )
-    };
-    let mut found = Vec::new();
-    for (count, entry) in fs::read_dir(machines_dir).map_err(unreadable)?.enumerate() {
-        if count == MAX_MACHINES {
-            let why = format!("it holds more than {MAX_MACHINES} directories");
-            return Err(error(ErrorCode::Failed, machines_dir, &why));
-        }
-        let entry = entry.map_err(unreadable)?;
-        // Other names are not machines'.
-        if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
-            found.push((id, entry.path()));
-        }
-    }
-    found.sort();
-    Ok(found)
+    let control = Control::Connected { run_state: content.run_state(found.off_at, now) };
+    let known = content.disks.is_some();
+    let disks = known.then(|| content.has(now).map(|disk| disk.id).collect());
+    Looked { sighting: seen(control, 0, disks), plan }
 }
 
 pub(crate) fn gone(id: Uuid) -> BackendError {
@@ -255,41 +424,9 @@ pub(crate) fn gone(id: Uuid) -> BackendError {
     )
 }
 
-/// Milliseconds after 1970, as files tell times: they must mean the same to the next instance.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The time that is `wait` from now.
-pub(crate) fn after(wait: Duration) -> u64 {
-    now_ms().saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// As it stands there. `None` if the machine is gone; why not, if its file does not parse.
-fn read_content(directory: &Path) -> Result<Option<Result<Content, String>>, BackendError> {
-    let Some(json) = read(directory, MACHINE_FILE)? else {
-        return Ok(None);
-    };
-    let parsed = serde_json::from_slice(&json);
-    let path = directory.join(MACHINE_FILE);
-    Ok(Some(parsed.map_err(|why| format!("{} does not parse: {why}", path.display()))))
-}
-
-fn parsed(directory: &Path) -> Result<Option<Content>, BackendError> {
-    let content = read_content(directory)?.transpose();
-    content.map_err(|reason| error(ErrorCode::Failed, directory, &reason))
-}
-
-fn run_state(directory: &Path, content: &Content) -> Result<RunState, BackendError> {
-    let off = content.state == RunState::Running && is_off(directory)?;
-    Ok(if off { RunState::GuestShutdown } else { content.state })
-}
-
-fn is_off(directory: &Path) -> Result<bool, BackendError> {
-    let off = read(directory, SHUTDOWN_FILE)?;
-    let off = off.and_then(|text| String::from_utf8(text).ok()?.parse::<u64>().ok());
-    Ok(off.is_some_and(|off| off <= now_ms()))
+fn hangs(id: Uuid) -> BackendError {
+    let why = "it hangs, as the dry-run settings ask; it can be killed";
+    BackendError::new(ErrorCode::Timeout, format!("simulated machine {id}: {why}"))
 }
 
 /// A counter that cannot be read begins again.
@@ -323,7 +460,11 @@ fn named<T>(
     work: impl FnOnce(&Path) -> std::io::Result<T>,
 ) -> Result<T, BackendError> {
     let path = directory.join(name);
-    work(&path).map_err(|why| error(ErrorCode::Failed, &path, &why.to_string()))
+    work(&path).map_err(|why| unusable(&path, &why))
+}
+
+fn unusable(path: &Path, why: &std::io::Error) -> BackendError {
+    error(ErrorCode::Failed, path, &why.to_string())
 }
 
 fn error(code: ErrorCode, path: &Path, why: &str) -> BackendError {

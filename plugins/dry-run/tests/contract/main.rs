@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod disks;
+mod faults;
 mod images;
 mod life;
 mod offers;
