@@ -66,6 +66,15 @@ enum Bench {
         #[arg(long, default_value_t = bench::ROUNDS)]
         rounds: u32,
     },
+    /// Many simulated machines: started, listed, some crashed at once, and repaired.
+    Scale {
+        /// How many there are.
+        #[arg(long, default_value_t = bench::MACHINES)]
+        machines: usize,
+        /// How many of them crash at once.
+        #[arg(long, default_value_t = bench::CRASHED)]
+        crashed: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -109,6 +118,7 @@ fn carry_out(chore: Chore) -> anyhow::Result<()> {
         Chore::Bench(Bench::Lifecycle { consent, rounds }) => {
             bench::lifecycle(&tree, rounds, consent.yes)
         }
+        Chore::Bench(Bench::Scale { machines, crashed }) => bench::scale(&tree, machines, crashed),
         Chore::Test { consent, arguments } => test::run(&tree, consent.yes, &arguments),
     }
 }

@@ -23,7 +23,7 @@ impl Rounds {
     }
 
     /// The value that `percent` of the rounds do not exceed (nearest rank); zero without a round.
-    fn percentile(&self, percent: usize) -> Duration {
+    pub(super) fn percentile(&self, percent: usize) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         let rank = (sorted.len() * percent).div_ceil(100);

@@ -7,11 +7,13 @@ mod lifecycle;
 mod managed;
 mod qmp;
 mod raw;
+mod scale;
+mod usage;
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::demo::Daemon;
 use crate::tree::{Profile, Tree};
@@ -22,6 +24,9 @@ pub(crate) use self::raw::{Machine, Recipe, image};
 
 /// Rounds of every benchmark, unless asked for others.
 pub(crate) const ROUNDS: u32 = 100;
+/// Simulated machines, and how many of them crash at once, unless asked for others.
+pub(crate) const MACHINES: usize = 10_000;
+pub(crate) const CRASHED: usize = 1_000;
 
 /// One machine's life over REST beside the very same QEMU started by hand.
 ///
@@ -44,5 +49,30 @@ pub(crate) fn lifecycle(tree: &Tree, rounds: u32, yes: bool) -> Result<()> {
     let figures = bench.run()?;
     daemon.stop()?;
     print!("{figures}");
+    Ok(())
+}
+
+/// Many simulated machines in one daemon: all started, listed, some crashed at once, all repaired.
+///
+/// # Errors
+/// The phase that failed; the daemon's folder is then kept.
+pub(crate) fn scale(tree: &Tree, machines: usize, crashed: usize) -> Result<()> {
+    policies::build(tree)?;
+    let program = tree.build_vman(Profile::Release)?;
+    let folder = tempfile::Builder::new().prefix("vman-bench-").tempdir().context("a folder")?;
+    let config = Daemon::config("dry-run") + scale::CONFIG;
+    let mut daemon = Daemon::start_as(&program, folder.path(), &config)?;
+    let client = daemon.client()?;
+    let (storage, pid) = (daemon.storage(), daemon.pid()?);
+    let bench = scale::Bench { client: &client, storage: &storage, pid, machines, crashed };
+    let phases = match bench.run() {
+        Ok(phases) => phases,
+        Err(error) => {
+            let log = folder.keep().join("vman.log");
+            bail!("{error:#}\nthe daemon's log is {}", log.display());
+        }
+    };
+    daemon.stop()?;
+    print!("\n{phases}");
     Ok(())
 }

@@ -17,7 +17,7 @@ const ENDED_WITHIN: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What makes this run differ from `vman serve` without a configuration: a folder of its own, any
-/// free port, the backend that works on every machine, and a policy that repairs.
+/// free port, a backend that works on every machine, and a policy that repairs.
 const CONFIG: &str = r#"[server]
 listen = "127.0.0.1:0"
 
@@ -28,7 +28,7 @@ mode = "token"
 path = "@storage@"
 
 [backend]
-use = "qemu-tcg"
+use = "@backend@"
 
 [[policy]]
 name = "restart-crashed"
@@ -43,10 +43,20 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Writes the configuration into `folder` and starts `program` with it.
+    /// Starts `program` in `folder`, with machines of the emulator.
     pub(crate) fn start(program: &Path, folder: &Path) -> Result<Self> {
+        Self::start_as(program, folder, &Self::config("qemu-tcg"))
+    }
+
+    /// The configuration with this backend.
+    pub(crate) fn config(backend: &str) -> String {
+        CONFIG.replace("@backend@", backend)
+    }
+
+    /// Writes the configuration into `folder` and starts `program` with it.
+    pub(crate) fn start_as(program: &Path, folder: &Path, config: &str) -> Result<Self> {
         let storage = folder.join("storage");
-        let config = CONFIG.replace("@storage@", &storage.to_string_lossy());
+        let config = config.replace("@storage@", &storage.to_string_lossy());
         let file = folder.join("vman.toml");
         fs::write(&file, config).with_context(|| format!("writing {}", file.display()))?;
         let log = File::create(folder.join("vman.log")).context("creating the log")?;
