@@ -80,8 +80,13 @@ impl Subnet {
 
     /// The lowest host address that is neither the gateway's nor in `taken`.
     pub fn first_free(&self, taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
-        // At most one more candidate than there are taken addresses is ever looked at.
-        self.network.hosts().find(|address| *address != self.gateway && !taken.contains(address))
+        // Side by side, both in their order: at most one more candidate than there are taken
+        // addresses is ever looked at, and each of these once.
+        let mut taken = taken.iter().peekable();
+        self.network.hosts().find(|address| {
+            while taken.next_if(|taken| *taken < address).is_some() {}
+            taken.next_if_eq(&address).is_none() && *address != self.gateway
+        })
     }
 }
 

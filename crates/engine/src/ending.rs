@@ -71,7 +71,12 @@ impl Engine {
         };
         let at = self.now();
         changes.push(Change::OperationState { operation: operation.id, state, at });
+        let frees = changes.iter().any(|change| matches!(change, Change::RemoveVm(..)));
         self.commit(changes).await?;
+        if frees {
+            // Its address is to be given again.
+            *self.inner.choosing.lock().await = None;
+        }
         self.tell_end(operation, outcome);
         Ok(())
     }

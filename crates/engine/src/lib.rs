@@ -30,7 +30,9 @@ mod to_the_end;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -149,8 +151,8 @@ struct Inner {
     config: EngineConfig,
     drivers: driver::Drivers,
     /// Held while an address or a device letter is chosen and recorded, so that no two requests
-    /// choose the same one.
-    choosing: tokio::sync::Mutex<()>,
+    /// choose the same one. The addresses that are taken; none where they are to be read anew.
+    choosing: tokio::sync::Mutex<Option<BTreeSet<Ipv4Addr>>>,
     /// One for each machine that may be started at the same time.
     launches: Semaphore,
     /// Counts the operations that have ended since the start.
@@ -172,7 +174,7 @@ impl Engine {
     /// one left.
     pub fn new(ports: Ports, config: EngineConfig) -> Self {
         let drivers = driver::Drivers::default();
-        let choosing = tokio::sync::Mutex::new(());
+        let choosing = tokio::sync::Mutex::new(None);
         let launches = Semaphore::new(LAUNCHES_AT_ONCE);
         let (ended, closing) = (watch::Sender::new(0), watch::Sender::new(false));
         let boot_id = OnceLock::new();

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 use vman_core::coherence::{DiskReleased, GuestEnded, Incoherence, Kind, Look};
@@ -21,6 +22,9 @@ use crate::{Engine, EngineError};
 
 /// Repairs under way at one time; nobody is asked for further ones before one has ended.
 const REPAIRS_AT_ONCE_MAX: usize = 8;
+/// How long one look waits in all for repairs to end, so that further ones can begin: looking at
+/// everything for each few of many that are due would cost far more than the repairs.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Issues judged in one look, so that the next look is never far; the others are judged then.
 const JUDGED_PER_LOOK_MAX: usize = 64;
 /// Unresolved issues of one kind; what is found beyond them waits until some are resolved.
@@ -279,20 +283,30 @@ impl Engine {
 
     /// False if more are due than one look may have judged.
     async fn judge_all(&self, due: Vec<Issue>) -> Result<bool, RecordError> {
-        let unended = self.recall().unended(None).await?;
-        let repairs = unended.iter().filter(|one| matches!(one.reason, Reason::Repair { .. }));
-        let mut under_way = repairs.count();
+        let until = Instant::now() + ROOM_WAIT_MAX;
+        // Before they are counted: an end after that is then not missed.
+        let mut ended = self.inner.ended.subscribe();
+        let mut under_way = self.repairs_under_way().await?;
         for (count, issue) in due.into_iter().enumerate() {
-            if under_way >= REPAIRS_AT_ONCE_MAX {
-                // The end of any of them wakes the observer, and the others are due still.
-                return Ok(true);
-            }
             if count >= JUDGED_PER_LOOK_MAX {
                 return Ok(false);
+            }
+            while under_way >= REPAIRS_AT_ONCE_MAX {
+                if !matches!(timeout_at(until, ended.changed()).await, Ok(Ok(()))) {
+                    // The end of any of them wakes the observer, and the others are due still.
+                    return Ok(true);
+                }
+                under_way = self.repairs_under_way().await?;
             }
             under_way += usize::from(self.judge(issue).await?);
         }
         Ok(true)
+    }
+
+    async fn repairs_under_way(&self) -> Result<usize, RecordError> {
+        let unended = self.recall().unended(None).await?;
+        let repairs = unended.iter().filter(|one| matches!(one.reason, Reason::Repair { .. }));
+        Ok(repairs.count())
     }
 
     pub(crate) async fn commit(&self, changes: Vec<Change>) -> Result<(), RecordError> {

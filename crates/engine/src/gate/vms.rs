@@ -1,5 +1,8 @@
 //! The gate for VMs: making one, and every command on one.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
 use uuid::Uuid;
 use vman_core::coherence::Kind;
 use vman_core::disk::{Bus, Disk, DiskState, ImageFormat, MountPoint};
@@ -36,24 +39,31 @@ impl Engine {
         if self.recall().template(&new.template).await?.is_none() {
             return Err(EngineError::NoTemplate(new.template));
         }
-        let _choosing = self.inner.choosing.lock().await;
-        let vm = self.new_vm(&new).await?;
+        let mut choosing = self.inner.choosing.lock().await;
+        let mut taken = match choosing.take() {
+            Some(taken) => taken,
+            None => self.recall().leases().await?,
+        };
+        let vm = self.new_vm(&new, &taken)?;
         let mut changes = vec![Change::AddVm(vm.clone())];
         changes.extend(self.keep(key.as_ref(), LetIn::Subject(Subject::Vm(vm.id), None)));
         match self.commit_port().commit(changes).await {
-            Ok(()) => Ok(Accepted { record: vm, operation: None }),
+            Ok(()) => {
+                taken.insert(vm.lease.address);
+                *choosing = Some(taken);
+                Ok(Accepted { record: vm, operation: None })
+            }
             // The template went in between.
             Err(RecordError::NotFound(_)) => Err(EngineError::NoTemplate(new.template)),
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn new_vm(&self, new: &NewVm) -> Result<Vm, EngineError> {
+    fn new_vm(&self, new: &NewVm, taken: &BTreeSet<Ipv4Addr>) -> Result<Vm, EngineError> {
         let id = VmId(Uuid::new_v4());
         let subnet = self.inner.config.network.subnet;
-        let taken = self.recall().leases().await?;
         let address = subnet
-            .first_free(&taken)
+            .first_free(taken)
             .ok_or_else(|| EngineError::PoolExhausted(subnet.network().to_string()))?;
         let now = self.now();
         Ok(Vm {

@@ -188,3 +188,19 @@ async fn at_most_eight_repairs_are_under_way_at_once_and_the_others_follow() {
     assert_eq!(subjects.len(), 10);
     assert!(subjects.contains(&Subject::Vm(samples::vm_id(10))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn repairs_that_end_soon_make_room_for_others_of_the_same_look() {
+    let world = World::new().await;
+    let engine = world.engine();
+    for number in 1..=40 {
+        world.add_vanished(number).await;
+        world.judge.then(restart());
+    }
+    let look = world.look().await;
+    let next = engine.act_on(look).await.expect("the records can be used");
+    all_ended(&engine).await;
+    assert_eq!((world.repairs().await.len(), next), (40, None));
+    let running = world.records.vms(Some("running"), Page::first()).await.expect("readable");
+    assert_eq!(running.len(), 40);
+}
