@@ -1,11 +1,11 @@
 //! The time that simulated machines live in: the host's, or one that stands still until it is told.
 //! What happens at a time is not known here.
 //!
-//! Virtual time is the number in the file `.clock` of the machines' folder, in milliseconds; no file
-//! is 0. Whoever writes a larger one, with `echo` or by renaming, moves the time there, and all that
-//! is due by then has happened. It does not move by itself when nothing is due: what a daemon above
-//! is about to ask next is not known here, and a clock that jumped meanwhile would make each run
-//! another one.
+//! Virtual time is the number in the file `.clock` of the machines' folder, in milliseconds; no
+//! file is 0. Whoever writes a larger one, with `echo` or by renaming, moves the time there, and
+//! all that is due by then has happened. It does not move by itself: what a daemon above is about
+//! to ask next is not known here, and a clock that jumped meanwhile to what is due would make each
+//! run another one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
