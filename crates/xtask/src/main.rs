@@ -66,6 +66,12 @@ enum Bench {
         #[arg(long, default_value_t = bench::ROUNDS)]
         rounds: u32,
     },
+    /// A call of a plugin: static, in-process and isolated.
+    Plugin {
+        /// How many are measured.
+        #[arg(long, default_value_t = bench::CALLS)]
+        calls: u32,
+    },
     /// Many simulated machines: started, listed, some crashed at once, and repaired.
     Scale {
         /// How many there are.
@@ -118,6 +124,7 @@ fn carry_out(chore: Chore) -> anyhow::Result<()> {
         Chore::Bench(Bench::Lifecycle { consent, rounds }) => {
             bench::lifecycle(&tree, rounds, consent.yes)
         }
+        Chore::Bench(Bench::Plugin { calls }) => bench::plugin(&tree, calls),
         Chore::Bench(Bench::Scale { machines, crashed }) => bench::scale(&tree, machines, crashed),
         Chore::Test { consent, arguments } => test::run(&tree, consent.yes, &arguments),
     }

@@ -40,6 +40,17 @@ pub(crate) fn build(tree: &Tree) -> Result<PathBuf> {
     Ok(folder.0)
 }
 
+/// Builds one backend of ours in release profile, and gives its file.
+pub(crate) fn build_as_shipped(tree: &Tree, name: &str) -> Result<PathBuf> {
+    let package = format!("vman-plugin-{name}");
+    let mut cargo = tree.cargo("build");
+    cargo.args(["--release", "--lib", "--package", &package]);
+    run::shown(cargo.args(["--features", &format!("{package}/export")]))?;
+    let file = tree.target.join("release").join(library(&package));
+    only_the_owner_writes(&file)?;
+    Ok(file)
+}
+
 /// What cargo calls a package's file.
 pub(crate) fn library(package: &str) -> String {
     format!("lib{}.so", package.replace('-', "_"))

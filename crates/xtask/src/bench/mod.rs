@@ -10,14 +10,16 @@ mod raw;
 mod scale;
 mod usage;
 
+use std::ffi::OsStr;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::demo::Daemon;
 use crate::tree::{Profile, Tree};
-use crate::{guests, packages, policies};
+use crate::{guests, packages, plugins, policies, run};
 
 #[cfg(test)]
 pub(crate) use self::raw::{Machine, Recipe, image};
@@ -27,6 +29,27 @@ pub(crate) const ROUNDS: u32 = 100;
 /// Simulated machines, and how many of them crash at once, unless asked for others.
 pub(crate) const MACHINES: usize = 10_000;
 pub(crate) const CRASHED: usize = 1_000;
+
+/// Calls of a plugin that are measured, unless asked for others.
+pub(crate) const CALLS: u32 = 20_000;
+/// The backend that they are calls of: what they cost is the same for any.
+const CALLED: &str = "dry-run";
+
+/// What a call of a plugin costs on its way there and back, in each way that one can be run.
+///
+/// # Errors
+/// What could not be built, or measured.
+pub(crate) fn plugin(tree: &Tree, calls: u32) -> Result<()> {
+    let file = plugins::build_as_shipped(tree, CALLED)?;
+    let program = tree.build_vman(Profile::Release)?;
+    let folder = tempfile::Builder::new().prefix("vman-bench-").tempdir().context("a folder")?;
+    for target in [OsStr::new(CALLED), file.as_os_str()] {
+        let mut bench = Command::new(&program);
+        bench.arg("--storage").arg(folder.path()).args(["plugin", "bench", "--rounds"]);
+        run::shown(bench.arg(calls.to_string()).arg(target))?;
+    }
+    Ok(())
+}
 
 /// One machine's life over REST beside the very same QEMU started by hand.
 ///
