@@ -16,6 +16,10 @@ const TEMPLATE: &str = "The template's name";
 /// The command that runs a plugin's file for a daemon.
 pub(crate) const PLUGIN_HOST: &str = "plugin-host";
 
+/// Calls that `plugin bench` measures if it is not said, and at the most.
+const CALLS: u32 = 10_000;
+const CALLS_MAX: i64 = 10_000_000;
+
 /// Seconds that `--wait` waits if it does not say.
 const WAIT_DEFAULT: &str = "60";
 /// Seconds that it may say at the most: a day.
@@ -393,7 +397,11 @@ pub(crate) struct PluginBench {
     #[arg(value_name = "NAME|FILE")]
     pub(crate) target: String,
     /// Calls that are measured, one after the other
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(
+        long,
+        default_value_t = CALLS,
+        value_parser = clap::value_parser!(u32).range(1..=CALLS_MAX)
+    )]
     pub(crate) rounds: u32,
 }
 

@@ -128,13 +128,15 @@ impl Running {
         let limit = Function::Create.limit();
         let late =
             || failed(ErrorCode::Timeout, format!("its `create` did not return within {limit:?}"));
-        let lost = |error: io::Error| match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => late(),
-            _ => failed(ErrorCode::Crashed, format!("its helper: {error}")),
+        let lost = |error: io::Error| {
+            if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
+                return late();
+            }
+            failed(ErrorCode::Crashed, format!("its helper: {error}"))
         };
         frame::write(&mut self.to, Kind::Create, 0, 0, config).map_err(lost)?;
         let ends = Instant::now() + limit;
-        // Bounded by the time that each further frame has less.
+        // Bounded by the time that is left.
         loop {
             match self.next(ends).map_err(lost)? {
                 Some(Frame { kind: Kind::Created, .. }) => return Ok(()),
@@ -152,7 +154,10 @@ impl Running {
     }
 
     fn next(&mut self, until: Instant) -> io::Result<Option<Frame>> {
-        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
         self.from.get_ref().set_read_timeout(Some(left))?;
         frame::read(&mut self.from)
     }

@@ -113,7 +113,6 @@ impl Link {
 
     /// Ends the process when the plugin does not return: only the host could do so otherwise, and
     /// it may be gone.
-    #[expect(clippy::exit, reason = "the thread that would return hangs")]
     fn watch(self: &Arc<Self>) -> io::Result<()> {
         let link = Arc::clone(self);
         let watch = move || loop {
