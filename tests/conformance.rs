@@ -240,7 +240,7 @@ fn a_verb_that_ends_its_process_fails_its_case_alone_in_either_mode() {
         ("segfault", "SIGSEGV", "signal 11"),
         ("exit", "exit status: 0", "`backend-crashed`"),
     ] {
-        let settings = json!({"always": {"fault": fault, "verb": "pause"}}).to_string();
+        let settings = json!({"always": [{"fault": fault, "verb": "pause"}]}).to_string();
         let cases = ["--only", "a-guest-pauses", "--only", "a-machine-lives-again"];
         let arguments = [&["--settings", settings.as_str()][..], &cases].concat();
         let output = check(program(), file.as_os_str(), &arguments);

@@ -209,6 +209,10 @@ fn write_orders(mut to: UnixStream, process: &Process, shared: &Shared, orders: 
             Order::Cancel { op } => frame::write(&mut to, Kind::Cancel, *op, 0, &[]),
         };
         if let Err(error) = written {
+            if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) {
+                // It has ended, and who reads from it tells how.
+                return;
+            }
             // Half a frame may be written: it can be spoken with no longer.
             shared.fail(Fault::Hung(format!("its helper takes nothing any more: {error}")));
             process.kill();
