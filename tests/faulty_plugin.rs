@@ -1,6 +1,6 @@
 //! A backend that goes wrong while it is used, in each verb and in each way: what was asked for
-//! fails and says why, the daemon answers throughout, another instance takes over, and the machines,
-//! which are files, are the same ones afterwards. What `faulty` does is told in
+//! fails and says why, the daemon answers throughout, another instance takes over, and the
+//! machines, which are files, are the same ones afterwards. What `faulty` does is told in
 //! `tests/plugins/README.md`.
 #![cfg(test)]
 

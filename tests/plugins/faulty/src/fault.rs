@@ -1,5 +1,5 @@
-//! What goes wrong, and where: the settings `[backends.faulty]`. What would have been done otherwise
-//! is not known here.
+//! What goes wrong, and where: the settings `[backends.faulty]`. What would have been done
+//! otherwise is not known here.
 
 use std::fs;
 use std::future::pending;

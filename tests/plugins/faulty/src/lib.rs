@@ -1,7 +1,7 @@
 //! The backend `faulty`, for tests: `dry-run` under another name, which goes wrong in the verb and
-//! in the way that its settings say. Machines and images are files, so they outlive whatever becomes
-//! of it, and each verb there is is asked for. Until then it is as sound as the other, and nothing
-//! of that is done here.
+//! in the way that its settings say. Machines and images are files, so they outlive whatever
+//! becomes of it, and each verb there is is asked for. Until then it is as sound as the other, and
+//! nothing of that is done here.
 
 use async_trait::async_trait;
 use uuid::Uuid;
