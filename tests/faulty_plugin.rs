@@ -163,10 +163,9 @@ fn ask_for(world: &World, fault: &str, verb: &str) -> Option<String> {
     failed_with(daemon, &answer)
 }
 
-/// The error of an operation whose process has ended. Where something else was to be written to it
-/// just then, that may be noticed before its end is.
+/// The error of an operation whose process has ended.
 fn is_crash(failed: &str, how: &str) -> bool {
-    failed.contains("crashed") && failed.contains(how) || failed.contains("Broken pipe")
+    failed.contains("crashed") && failed.contains(how)
 }
 
 /// Each verb goes wrong once, which the log tells with the words `told`; what was asked for must

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use futures_util::{StreamExt, stream};
 use thiserror::Error;
 use vman_plugin::host::{LoadError, Offer, Registry, Source};
 use vman_plugin::{BackendConfig, BackendError, Probe};
@@ -15,6 +16,9 @@ use crate::rescan::{Catalogue, version};
 
 /// What `auto` prefers, best first.
 const AUTO_ORDER: [&str; 3] = ["qemu-kvm", "qemu-tcg", "dry-run"];
+
+/// Backends that are loaded and probed at the same time.
+const PROBED_AT_ONCE: usize = 8;
 
 /// What the configuration asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,23 +162,23 @@ pub async fn examine(wanted: &Wanted) -> Vec<BackendReport> {
     known.iter().map(Known::report).chain(others.refused).collect()
 }
 
+/// Side by side: one that hangs keeps none of the others waiting.
 async fn all(wanted: &Wanted) -> (Vec<Known>, Others) {
-    let mut known = Vec::new();
+    let linked = Registry::linked().into_iter().map(|offer| Known::probe(offer, wanted));
+    let files = wanted.plugins.files().into_iter();
+    let files = files.map(async |(path, stamp)| match stamp {
+        Ok(stamp) => (Known::load(&path, wanted).await, Some((path, stamp))),
+        Err(error) => (Err(refused(&path, &error)), None),
+    });
+    let linked = stream::iter(linked).buffered(PROBED_AT_ONCE).collect::<Vec<_>>();
+    let files = stream::iter(files).buffered(PROBED_AT_ONCE).collect::<Vec<_>>();
+    let (mut known, files) = tokio::join!(linked, files);
     let mut others = Others::default();
-    for offer in Registry::linked() {
-        known.push(Known::probe(offer, wanted).await);
-    }
-    for (path, stamp) in wanted.plugins.files() {
-        match stamp {
-            Ok(stamp) => drop(others.stamps.insert(path.clone(), stamp)),
-            Err(error) => {
-                others.refused.push(refused(&path, &error));
-                continue;
-            }
-        }
-        match wanted.open(&path).await {
-            Ok(offer) => known.push(Known::probe(offer, wanted).await),
-            Err(error) => others.refused.push(refused(&path, &error)),
+    for (loaded, stamp) in files {
+        others.stamps.extend(stamp);
+        match loaded {
+            Ok(one) => known.push(one),
+            Err(report) => others.refused.push(report),
         }
     }
     (known, others)
@@ -279,6 +283,14 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// The plugin of a file, or what to tell of it.
+    async fn load(file: &Path, wanted: &Wanted) -> Result<Self, BackendReport> {
+        match wanted.open(file).await {
+            Ok(offer) => Ok(Self::probe(offer, wanted).await),
+            Err(error) => Err(refused(file, &error)),
+        }
+    }
+
     pub(crate) async fn probe(offer: Offer, wanted: &Wanted) -> Self {
         let config = wanted.config(&offer.manifest().name);
         let started = instance::start(offer.clone(), config).await;

@@ -293,6 +293,10 @@ impl Client {
         })?;
         let inner = Arc::clone(&self.inner);
         let pending = Pending { inner, op: number, answer, ended: false, cancelled: false };
+        // Who tells all that wait of an instance's end may just have done so.
+        if let Some(fault) = self.fault() {
+            return Err(fault.error(&self.inner.manifest.name));
+        }
         let order = Order::Submit { op: number, request };
         self.inner.orders.try_send(order).map_err(|error| match error {
             TrySendError::Full(_) => self.error(ErrorCode::Broken, op, "its queue is full"),

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -16,6 +16,8 @@ use crate::abi::{Functions, RawInstance};
 use crate::wire::STATUS_FAILED;
 use crate::{BackendConfig, BackendError, ErrorCode, Event, Manifest};
 
+/// How long the thread looks for the next order before it sleeps.
+const AWAKE: Duration = Duration::from_micros(50);
 /// Instances that may hang in this process: their threads cannot be ended.
 const HANGING_MAX: usize = 8;
 /// Orders that wait for the thread. Each operation is submitted once and cancelled at most once,
@@ -109,7 +111,7 @@ fn serve(
         Err(error) => return drop(made.send(Err(error))),
     };
     if made.send(Ok(())).is_ok() {
-        while let Ok(order) = orders.recv() {
+        while let Some(order) = next(orders) {
             carry_out(&instance, &shared.inside, &order, |op, status| refuse(shared, op, status));
             if let Order::Submit { op, .. } = order {
                 shared.slots.take(op);
@@ -118,6 +120,21 @@ fn serve(
     }
     let _inside = shared.inside.enter(Function::Destroy);
     drop(instance);
+}
+
+/// `None` when nobody can give orders any longer. The next order often comes soon after the last
+/// one, and to wake a thread takes longer than all else on its way: so it is looked for a moment
+/// before it is slept for.
+fn next(orders: &Receiver<Order>) -> Option<Order> {
+    let asleep = Instant::now() + AWAKE;
+    while Instant::now() < asleep {
+        match orders.try_recv() {
+            Ok(order) => return Some(order),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => std::thread::yield_now(),
+        }
+    }
+    orders.recv().ok()
 }
 
 pub(crate) fn create(

@@ -210,8 +210,8 @@ fn write_orders(mut to: UnixStream, process: &Process, shared: &Shared, orders: 
         };
         if let Err(error) = written {
             if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) {
-                // It has ended, and who reads from it tells how.
-                return;
+                // It has ended, and who reads from it tells how to all that wait.
+                continue;
             }
             // Half a frame may be written: it can be spoken with no longer.
             shared.fail(Fault::Hung(format!("its helper takes nothing any more: {error}")));

@@ -92,8 +92,7 @@ impl Process {
 fn told(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
         (Some(signal), _) => {
-            let name = Signal::from_named_raw(signal).map(|signal| format!(" ({signal:?})"));
-            format!("was ended by signal {signal}{}", name.unwrap_or_default())
+            format!("was ended by signal {signal}")
         }
         (None, Some(code)) => format!("exited with status {code}"),
         (None, None) => "has ended".to_owned(),
