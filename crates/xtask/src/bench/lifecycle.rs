@@ -6,14 +6,14 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::console::Console;
 use super::figures::{Figures, Rounds, Step};
 use super::managed::{Disk, Vm};
-use super::raw;
+use super::{raw, until};
 use crate::demo::Client;
 
 /// What the tiny guest says once it listens to its power button.
@@ -161,14 +161,14 @@ impl Bench<'_> {
         std::thread::sleep(SETTLED_AFTER);
         let killed = Instant::now();
         kill_process(victim, Signal::KILL).context("sending SIGKILL to QEMU")?;
-        until("an issue", || {
+        until(WITHIN, LOOK_EVERY, "an issue", || {
             // The newest, and no more: what is asked for takes from the daemon's processors, too.
             let issues = self.client.get("/issues?limit=1")?;
             let about = |issue: &Value| issue["subject"]["id"] == vm.id.as_str();
             Ok(issues.as_array().is_some_and(|issues| issues.iter().any(about)))
         })?;
         let noticed = killed.elapsed();
-        until("the repair", || Ok(vm.is_running()? && vm.pid()? != pid))?;
+        until(WITHIN, LOOK_EVERY, "the repair", || Ok(vm.is_running()? && vm.pid()? != pid))?;
         let repaired = killed.elapsed();
         vm.delete()?;
         Ok((noticed, repaired))
@@ -179,16 +179,5 @@ impl Bench<'_> {
 fn up(console: &mut Console) -> Result<()> {
     console.line(TINY_UP)?;
     std::thread::sleep(SETTLED_AFTER);
-    Ok(())
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + WITHIN;
-    while !is_so()? {
-        if Instant::now() > end {
-            bail!("{what} did not come within {WITHIN:?}");
-        }
-        std::thread::sleep(LOOK_EVERY);
-    }
     Ok(())
 }

@@ -14,6 +14,7 @@ use std::ffi::OsStr;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -97,5 +98,25 @@ pub(crate) fn scale(tree: &Tree, machines: usize, crashed: usize) -> Result<()> 
     };
     daemon.stop()?;
     print!("\n{phases}");
+    Ok(())
+}
+
+/// Looks every so often until it `is_so`.
+///
+/// # Errors
+/// It is not so `within` this time, or cannot be looked at.
+fn until(
+    within: Duration,
+    every: Duration,
+    what: &str,
+    mut is_so: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let end = Instant::now() + within;
+    while !is_so()? {
+        if Instant::now() > end {
+            bail!("{what} did not come within {within:?}");
+        }
+        std::thread::sleep(every);
+    }
     Ok(())
 }

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::until;
 use super::usage::{Phase, Phases};
 use crate::demo::{Client, text};
 
@@ -112,7 +113,7 @@ impl Bench<'_> {
             self.client.get("/observer/status")?["looks"].as_u64().context("a count of looks")
         };
         let now = looks()?;
-        until("two more looks", || Ok(looks()? >= now + 2))
+        until(WITHIN, LOOK_EVERY, "two more looks", || Ok(looks()? >= now + 2))
     }
 
     fn crash(&self, ids: &[String]) -> Result<()> {
@@ -121,13 +122,15 @@ impl Bench<'_> {
             let file = machines.join(id).join("machine.json");
             fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
         }
-        until("every machine", || {
+        until(WITHIN, LOOK_EVERY, "every machine", || {
             // From the one that is probably the last: most looks then end with the first.
             let mut crashed = ids[..self.crashed].iter().rev();
             Ok(crashed.all(|id| machines.join(id).join("machine.json").exists()))
         })?;
         self.until_all_run()?;
-        until("every issue's end", || Ok(self.issues("open")? + self.issues("repairing")? == 0))
+        until(WITHIN, LOOK_EVERY, "every issue's end", || {
+            Ok(self.issues("open")? + self.issues("repairing")? == 0)
+        })
     }
 
     fn assert_repaired(&self) -> Result<()> {
@@ -137,7 +140,9 @@ impl Bench<'_> {
     }
 
     fn until_all_run(&self) -> Result<()> {
-        until("every start", || Ok(self.count("&state=running")? == self.machines))
+        until(WITHIN, LOOK_EVERY, "every start", || {
+            Ok(self.count("&state=running")? == self.machines)
+        })
     }
 
     fn issues(&self, state: &str) -> Result<usize> {
@@ -180,15 +185,4 @@ impl Bench<'_> {
             ends.try_for_each(|end| end)
         })
     }
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + WITHIN;
-    while !is_so()? {
-        if Instant::now() > end {
-            bail!("{what} did not come within {WITHIN:?}");
-        }
-        std::thread::sleep(LOOK_EVERY);
-    }
-    Ok(())
 }
