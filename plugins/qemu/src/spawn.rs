@@ -275,10 +275,9 @@ fn fork(child: &Child<'_>) -> io::Result<Pid> {
 /// What the kernel returns to the parent: a pid, or an error's number below zero.
 fn of_number(returned: i64) -> io::Result<Pid> {
     let number = i32::try_from(returned).map_err(io::Error::other)?;
-    match Pid::from_raw(number) {
-        Some(pid) if number > 0 => Ok(pid),
-        Some(_) | None => Err(io::Error::from_raw_os_error(-number)),
-    }
+    // It takes no number below zero.
+    let pid = if number > 0 { Pid::from_raw(number) } else { None };
+    pid.ok_or_else(|| io::Error::from_raw_os_error(-number))
 }
 
 /// The child until it executes its program, in the memory of a threaded process or in a copy of it:
@@ -463,4 +462,18 @@ pub(crate) fn exit_of(pidfd: BorrowedFd<'_>) -> Status {
 
 fn c_path(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_returns_is_a_pid_or_the_error_that_it_names() {
+        assert_eq!(of_number(7).unwrap().as_raw_pid(), 7);
+        for error in [libc::EAGAIN, libc::EBUSY, libc::ENODEV, libc::ENOSYS] {
+            assert_eq!(of_number((-error).into()).unwrap_err().raw_os_error(), Some(error));
+        }
+        of_number(i64::MIN).unwrap_err();
+    }
 }
