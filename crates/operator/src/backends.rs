@@ -49,7 +49,7 @@ impl Wanted {
     }
 
     /// Not on a thread that others wait for.
-    pub(crate) async fn open(&self, file: &Path) -> Result<Offer, LoadError> {
+    async fn open(&self, file: &Path) -> Result<Offer, LoadError> {
         let (plugins, path) = (self.plugins.clone(), file.to_owned());
         let opening = tokio::task::spawn_blocking(move || plugins.open(&path)).await;
         opening.unwrap_or_else(|error| {
@@ -233,7 +233,7 @@ fn preferred<'a>(
 }
 
 /// A file that is not loaded.
-pub(crate) fn refused(path: &Path, error: &LoadError) -> BackendReport {
+fn refused(path: &Path, error: &LoadError) -> BackendReport {
     BackendReport {
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         version: None,
@@ -284,14 +284,14 @@ pub(crate) struct Known {
 
 impl Known {
     /// The plugin of a file, or what to tell of it.
-    async fn load(file: &Path, wanted: &Wanted) -> Result<Self, BackendReport> {
+    pub(crate) async fn load(file: &Path, wanted: &Wanted) -> Result<Self, BackendReport> {
         match wanted.open(file).await {
             Ok(offer) => Ok(Self::probe(offer, wanted).await),
             Err(error) => Err(refused(file, &error)),
         }
     }
 
-    pub(crate) async fn probe(offer: Offer, wanted: &Wanted) -> Self {
+    async fn probe(offer: Offer, wanted: &Wanted) -> Self {
         let config = wanted.config(&offer.manifest().name);
         let started = instance::start(offer.clone(), config).await;
         let probed = match &started {

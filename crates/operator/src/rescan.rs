@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use vman_plugin::host::Offer;
 
 use crate::Operator;
-use crate::backends::{BackendReport, BackendState, Choice, Known, Wanted, refused, why};
+use crate::backends::{BackendReport, BackendState, Choice, Known, Wanted, why};
 use crate::plugins::Stamp;
 
 /// How often the folder is looked at.
@@ -112,11 +112,11 @@ impl Operator {
 
     async fn load_anew(&self, file: &Path) {
         let wanted = &self.catalogue.wanted;
-        let known = match wanted.open(file).await {
-            Ok(offer) => Known::probe(offer, wanted).await,
-            Err(error) => {
-                warn!("{error}");
-                return self.catalogue.put(refused(file, &error));
+        let known = match Known::load(file, wanted).await {
+            Ok(known) => known,
+            Err(report) => {
+                warn!("{}", report.reason);
+                return self.catalogue.put(report);
             }
         };
         let mut report = known.report();
